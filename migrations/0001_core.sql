@@ -178,7 +178,7 @@ CREATE TABLE adjustments (
     credits          bigint      NOT NULL, -- signed
     reason           text        NOT NULL,
     fingerprint      bytea       NOT NULL,
-    transfer_version bigint      NOT NULL, -- its last transfer in the journal
+    transfer_version bigint      NOT NULL, -- its transfer in the journal
     created_at       timestamptz NOT NULL,
     CONSTRAINT adjustments_pkey PRIMARY KEY (part, account, adjustment_id),
     CONSTRAINT adjustments_transfer FOREIGN KEY (part, account, transfer_version) REFERENCES transfers (part, account, version),
@@ -195,6 +195,7 @@ CREATE TABLE usage (
     quantity         bigint      NOT NULL,
     credits          bigint      NOT NULL, -- charged
     rate_version     integer     NOT NULL,
+    staged           bigint      NOT NULL, -- quantity staged for Stripe with it; 0 when the meter was not bound
     dimensions       jsonb       NOT NULL,
     occurred_at      timestamptz NOT NULL,
     recorded_at      timestamptz NOT NULL,
@@ -209,6 +210,7 @@ CREATE TABLE usage (
     CONSTRAINT usage_id_length CHECK (length(usage_id) BETWEEN 8 AND 128),
     CONSTRAINT usage_quantity_positive CHECK (quantity > 0),
     CONSTRAINT usage_credits_not_negative CHECK (credits >= 0),
+    CONSTRAINT usage_staged_not_negative CHECK (staged >= 0),
     CONSTRAINT usage_fingerprint_length CHECK (length(fingerprint) = 32)
 );
 CREATE INDEX usage_by_time ON usage (occurred_at, part, account, meter);
@@ -293,6 +295,7 @@ CREATE TABLE deliveries (
     sequence      integer     NOT NULL,
     quantity      bigint      NOT NULL,
     usages        bigint      NOT NULL, -- how many usages are summed in quantity
+    origin        text        NOT NULL, -- repair: sent once more because Stripe lacks it
     state         text        NOT NULL,
     event_name    text        NOT NULL, -- '' until first sent: then fixed, like the two below
     customer      text        NOT NULL,
@@ -306,6 +309,7 @@ CREATE TABLE deliveries (
     updated_at    timestamptz NOT NULL,
     CONSTRAINT deliveries_pkey PRIMARY KEY (part, account, meter, bucket, sequence),
     CONSTRAINT deliveries_account FOREIGN KEY (part, account) REFERENCES accounts (part, account),
+    CONSTRAINT deliveries_origin CHECK (origin IN ('usage', 'repair')),
     CONSTRAINT deliveries_state CHECK (state IN ('pending', 'sending', 'delivered', 'ambiguous', 'rejected', 'needs_review'))
 ) WITH (fillfactor = 70); -- an open bucket's row is updated in place
 CREATE INDEX deliveries_due ON deliveries (next_try_at) WHERE state IN ('pending', 'sending', 'ambiguous');

@@ -1,0 +1,185 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/mail"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+)
+
+// StripeAPI is Stripe's own address.
+const StripeAPI = "https://api.stripe.com"
+
+// check lists what is wrong with single values and pairs, whatever the command.
+func (c Config) check() []string {
+	var m mistakes
+	m.checkAddress("TALLYSTICK_LISTEN", c.Listen)
+	m.checkURL("STRIPE_API_BASE", c.StripeAPIBase, "http", "https")
+	if c.PublicURL != "" {
+		m.checkURL("TALLYSTICK_PUBLIC_URL", c.PublicURL, "http", "https")
+	}
+	if c.SMTPURL != "" {
+		m.checkURL("TALLYSTICK_SMTP_URL", c.SMTPURL.Reveal(), "smtp", "smtps")
+	}
+	key := c.StripeAPIKey.Reveal()
+	if key != "" && !isTestKey(key) && !isLiveKey(key) {
+		m.addf("STRIPE_API_KEY must begin with sk_test_, rk_test_, sk_live_ or rk_live_")
+	}
+	if isLiveKey(key) && c.StripeAPIBase != StripeAPI {
+		m.addf("STRIPE_API_BASE must be %s with a live key: a live key is never shown to anybody else", StripeAPI)
+	}
+	for _, secret := range c.StripeWebhookSecrets {
+		if !strings.HasPrefix(secret.Reveal(), "whsec_") {
+			m.addf("STRIPE_WEBHOOK_SECRET must hold secrets that begin with whsec_")
+			break
+		}
+	}
+	m.checkRange("TALLYSTICK_DATABASE_CONNECTIONS", c.DatabaseMax, 4, 500)
+	m.checkRange("TALLYSTICK_STRIPE_RATE", c.StripeRate, 1, 900)
+	if c.CreditsPerUnit < 0 || c.CreditsPerUnit > 1_000_000 {
+		m.addf("TALLYSTICK_CREDITS_PER_MAJOR_UNIT must be between 0 and 1000000")
+	}
+	if c.UsageBucket < time.Minute || time.Hour%c.UsageBucket != 0 {
+		m.addf("TALLYSTICK_USAGE_BUCKET must be at least 1m and divide an hour: 1m, 5m, 10m, 15m, 30m, 1h")
+	}
+	m.checkSpan("TALLYSTICK_USAGE_SETTLE", c.UsageSettle, 0, time.Hour)
+	m.checkSpan("TALLYSTICK_RECONCILE_SETTLE", c.ReconcileSettle, 0, 24*time.Hour)
+	m.checkSpan("TALLYSTICK_RECONCILE_LOOKBACK", c.ReconcileLookback, time.Hour, 35*24*time.Hour)
+	m.checkSchedule("TALLYSTICK_RECONCILE_SCHEDULE", c.ReconcileSchedule)
+	if c.Repair != "off" && c.Repair != "ask" && c.Repair != "safe" {
+		m.addf("TALLYSTICK_REPAIR must be off, ask or safe")
+	}
+	m.checkMail("TALLYSTICK_MAIL_FROM", c.MailFrom)
+	for _, to := range c.MailTo {
+		m.checkMail("TALLYSTICK_MAIL_TO", to)
+	}
+	return m
+}
+
+// Serve lists what production needs beyond valid values: nothing embedded
+// stands in for what is missing.
+func (c Config) Serve() []string {
+	var m mistakes
+	for _, required := range []struct {
+		name  string
+		given bool
+		hint  string
+	}{
+		{"DATABASE_URL", c.DatabaseURL != "", "for example postgres://tallystick@db.example.com/tallystick?sslmode=verify-full"},
+		{"STRIPE_API_KEY", c.StripeAPIKey != "", "a restricted key suffices; docs/stripe.md lists its permissions"},
+		{"STRIPE_WEBHOOK_SECRET", len(c.StripeWebhookSecrets) > 0, "Stripe shows it once, when the endpoint is created"},
+		{"TALLYSTICK_SMTP_URL", c.SMTPURL != "", "mismatches are mailed"},
+		{"TALLYSTICK_MAIL_TO", len(c.MailTo) > 0, "mismatches are mailed"},
+	} {
+		if !required.given {
+			m.addf("%s is missing: %s", required.name, required.hint)
+		}
+	}
+	if c.MailFrom == "tallystick@localhost" {
+		m.addf("TALLYSTICK_MAIL_FROM is missing: mail servers refuse tallystick@localhost")
+	}
+	m.checkDatabase(c.DatabaseURL.Reveal())
+	return m
+}
+
+type mistakes []string
+
+func (m *mistakes) addf(format string, args ...any) { *m = append(*m, fmt.Sprintf(format, args...)) }
+
+func (m *mistakes) checkRange(name string, value, least, most int) {
+	if value < least || value > most {
+		m.addf("%s must be between %d and %d", name, least, most)
+	}
+}
+
+func (m *mistakes) checkSpan(name string, value, least, most time.Duration) {
+	if value < least || value > most {
+		m.addf("%s must be between %v and %v", name, least, most)
+	}
+}
+
+func (m *mistakes) checkAddress(name, address string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" {
+		m.addf("%s must be host:port, such as 127.0.0.1:8321", name)
+		return
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		m.addf("%s names no port: %q", name, port)
+	}
+	if host == "" {
+		m.addf("%s must name a host: 0.0.0.0 for every interface, 127.0.0.1 for this machine", name)
+	}
+}
+
+func (m *mistakes) checkURL(name, text string, schemes ...string) {
+	u, err := url.Parse(text)
+	if err == nil && u.Host != "" {
+		for _, scheme := range schemes {
+			if u.Scheme == scheme {
+				return
+			}
+		}
+	}
+	m.addf("%s must be an address that begins with %s://", name, strings.Join(schemes, ":// or "))
+}
+
+// checkDatabase wants sslmode said for a database elsewhere: lib/pq's default
+// is about to change, and a password must not travel in the clear by surprise.
+func (m *mistakes) checkDatabase(dsn string) {
+	if dsn == "" {
+		return
+	}
+	u, err := url.Parse(dsn)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+		m.addf("DATABASE_URL must be a postgres:// address")
+		return
+	}
+	if host := u.Hostname(); host == "" || host == "localhost" || net.ParseIP(host).IsLoopback() {
+		return
+	}
+	if u.Query().Get("sslmode") == "" {
+		m.addf("DATABASE_URL must say sslmode=verify-full (or another mode, if you mean it)")
+	}
+}
+
+// checkSchedule parses under recover: robfig/cron panics on some inputs. A time
+// zone in the text is refused, because every schedule is UTC; a date that never
+// comes is refused, because the check would silently never run.
+func (m *mistakes) checkSchedule(name, spec string) {
+	defer func() {
+		if recover() != nil {
+			m.addf("%s is no cron schedule", name)
+		}
+	}()
+	if strings.Contains(spec, "TZ=") {
+		m.addf("%s must not name a time zone: schedules are UTC", name)
+		return
+	}
+	schedule, err := cron.ParseStandard(spec)
+	if err != nil {
+		m.addf("%s is no cron schedule of five fields, such as 7 * * * *", name)
+		return
+	}
+	if schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
+		m.addf("%s names a date that never comes", name)
+	}
+}
+
+func (m *mistakes) checkMail(name, address string) {
+	if _, err := mail.ParseAddress(address); err != nil || strings.ContainsAny(address, "\r\n") {
+		m.addf("%s must hold mail addresses such as billing@example.com", name)
+	}
+}
+
+func isTestKey(key string) bool {
+	return strings.HasPrefix(key, "sk_test_") || strings.HasPrefix(key, "rk_test_")
+}
+
+func isLiveKey(key string) bool {
+	return strings.HasPrefix(key, "sk_live_") || strings.HasPrefix(key, "rk_live_")
+}

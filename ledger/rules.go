@@ -1,0 +1,147 @@
+package ledger
+
+// sqlVerifyBalances is L4.
+const sqlVerifyBalances = `
+	SELECT a.account || ': balance ' || a.available || '/' || a.held || '/' || a.debt || ', journal ' || coalesce(j.available, 0) || '/' ||
+		coalesce(j.held, 0) || '/' || coalesce(j.debt, 0) || ' (available/held/debt, millionths)'
+	FROM accounts a
+	LEFT JOIN (
+		SELECT part, account,
+			sum(CASE WHEN target = 'available' THEN amount WHEN source = 'available' THEN -amount ELSE 0 END) AS available,
+			sum(CASE WHEN target = 'held' THEN amount WHEN source = 'held' THEN -amount ELSE 0 END) AS held,
+			sum(CASE WHEN source = 'debt' THEN amount WHEN target = 'debt' THEN -amount ELSE 0 END) AS debt
+		FROM transfers GROUP BY part, account
+	) j ON j.part = a.part AND j.account = a.account
+	WHERE (a.available, a.held, a.debt) IS DISTINCT FROM (coalesce(j.available, 0), coalesce(j.held, 0), coalesce(j.debt, 0))`
+
+// sqlVerifyBounds is L5; the constraints hold it, this proves that they stand.
+const sqlVerifyBounds = `
+	SELECT account || ': available ' || available || ', overdraft ' || overdraft || ', held ' || held || ', debt ' || debt || ' (millionths)'
+	FROM accounts
+	WHERE available < -overdraft OR held < 0 OR debt < 0`
+
+// sqlVerifyVersions is L3.
+const sqlVerifyVersions = `
+	SELECT a.account || ': version ' || a.version || ', ' || coalesce(j.count, 0) || ' transfers up to version ' || coalesce(j.last, 0)
+	FROM accounts a
+	LEFT JOIN (SELECT part, account, count(*) AS count, max(version) AS last, min(version) AS first FROM transfers GROUP BY part, account) j
+		ON j.part = a.part AND j.account = a.account
+	WHERE (a.version, a.version) IS DISTINCT FROM (coalesce(j.count, 0), coalesce(j.last, 0)) OR j.first <> 1`
+
+// sqlVerifyRunning compares the balance that each transfer left behind with the
+// sum of the transfers up to it.
+const sqlVerifyRunning = `
+	SELECT account || ', transfer ' || version || ': it says ' || available_after || ' available, the journal up to it ' || available
+	FROM (
+		SELECT part, account, version, available_after, held_after, debt_after,
+			sum(CASE WHEN target = 'available' THEN amount WHEN source = 'available' THEN -amount ELSE 0 END) OVER w AS available,
+			sum(CASE WHEN target = 'held' THEN amount WHEN source = 'held' THEN -amount ELSE 0 END) OVER w AS held,
+			sum(CASE WHEN source = 'debt' THEN amount WHEN target = 'debt' THEN -amount ELSE 0 END) OVER w AS debt
+		FROM transfers
+		WINDOW w AS (PARTITION BY part, account ORDER BY version)
+	) t
+	WHERE (available_after, held_after, debt_after) IS DISTINCT FROM (available, held, debt)`
+
+// sqlVerifyGrants is L6.
+const sqlVerifyGrants = `
+	SELECT g.account || ', grant ' || g.grant_id || ': ' || g.remaining || ' remain, the journal says ' || coalesce(j.remaining, 0) || ' (millionths)'
+	FROM grants g
+	LEFT JOIN (
+		SELECT t.part, t.account, c.grant_id, sum(c.change) AS remaining
+		FROM transfers t CROSS JOIN LATERAL unnest(t.grant_ids, t.grant_amounts) AS c (grant_id, change)
+		GROUP BY t.part, t.account, c.grant_id
+	) j ON j.part = g.part AND j.account = g.account AND j.grant_id = g.grant_id
+	WHERE g.remaining <> coalesce(j.remaining, 0) OR g.remaining < 0 OR g.remaining > g.credits`
+
+// sqlVerifyAvailable is L7.
+const sqlVerifyAvailable = `
+	SELECT a.account || ': ' || a.available || ' available, open grants hold ' || coalesce(g.remaining, 0) || ' (millionths)'
+	FROM accounts a
+	LEFT JOIN (SELECT part, account, sum(remaining) AS remaining FROM grants WHERE remaining > 0 GROUP BY part, account) g
+		ON g.part = a.part AND g.account = a.account
+	WHERE greatest(a.available, 0) <> coalesce(g.remaining, 0)`
+
+// sqlVerifyUsage is L8 for usage, in both directions.
+const sqlVerifyUsage = `
+	SELECT coalesce(u.account, t.account) || ', usage ' || coalesce(u.usage_id, t.cause) || ': ' || CASE
+		WHEN u.usage_id IS NULL THEN 'a transfer without usage'
+		WHEN t.version IS NULL THEN 'no transfer of its own'
+		ELSE 'charged ' || u.credits || ', transferred ' || t.amount END
+	FROM usage u
+	FULL JOIN (SELECT part, account, version, cause, amount FROM transfers WHERE kind = 'usage') t
+		ON t.part = u.part AND t.account = u.account AND t.version = u.transfer_version AND t.cause = u.usage_id
+	WHERE u.usage_id IS NULL OR t.version IS NULL OR u.credits <> t.amount`
+
+// sqlVerifyGrantTransfers is L8 for grants, in both directions.
+const sqlVerifyGrantTransfers = `
+	SELECT coalesce(g.account, t.account) || ', grant ' || coalesce(g.grant_id, t.cause) || ': ' || CASE
+		WHEN g.grant_id IS NULL THEN 'a transfer without a grant'
+		WHEN t.version IS NULL THEN 'no transfer of its own'
+		ELSE 'grants ' || g.credits || ', transferred ' || t.amount END
+	FROM grants g
+	FULL JOIN (SELECT part, account, version, cause, kind, amount FROM transfers WHERE kind IN ('purchase', 'grant')) t
+		ON t.part = g.part AND t.account = g.account AND t.version = g.transfer_version AND t.kind = g.kind
+	WHERE (g.grant_id IS NULL OR t.version IS NULL OR g.credits <> t.amount)
+		AND NOT EXISTS (SELECT 1 FROM transfers a WHERE a.part = g.part AND a.account = g.account AND a.version = g.transfer_version
+			AND a.kind = 'adjustment' AND a.amount = g.credits)`
+
+// sqlVerifyAdjustments is L8 for adjustments, in both directions.
+const sqlVerifyAdjustments = `
+	SELECT coalesce(d.account, t.account) || ', adjustment ' || coalesce(d.adjustment_id, t.cause) || ': ' || CASE
+		WHEN d.adjustment_id IS NULL THEN 'a transfer without an adjustment'
+		WHEN t.version IS NULL THEN 'no transfer of its own'
+		ELSE 'adjusts ' || d.credits || ', transferred ' || t.amount END
+	FROM adjustments d
+	FULL JOIN (SELECT part, account, version, cause, CASE WHEN source = 'available' THEN -amount ELSE amount END AS amount FROM transfers WHERE kind = 'adjustment') t
+		ON t.part = d.part AND t.account = d.account AND t.version = d.transfer_version AND t.cause = d.adjustment_id
+	WHERE d.adjustment_id IS NULL OR t.version IS NULL OR d.credits <> t.amount`
+
+// sqlVerifyDeliveries compares what accepted usage staged with what is staged.
+const sqlVerifyDeliveries = `
+	SELECT coalesce(u.account, d.account) || ', meter ' || coalesce(u.meter, d.meter) || ': usage staged ' || coalesce(u.staged, 0) || ', deliveries hold ' ||
+		coalesce(d.staged, 0) || ' (millionths)'
+	FROM (SELECT part, account, meter, sum(staged) AS staged FROM usage GROUP BY part, account, meter HAVING sum(staged) <> 0) u
+	FULL JOIN (SELECT part, account, meter, sum(quantity) AS staged FROM deliveries WHERE origin = 'usage' GROUP BY part, account, meter) d
+		ON d.part = u.part AND d.account = u.account AND d.meter = u.meter
+	WHERE coalesce(u.staged, 0) <> coalesce(d.staged, 0)`
+
+// sqlVerifyIdentifiers makes sure that no two deliveries share an identifier:
+// Stripe would take the second for a repeat of the first, and drop it.
+const sqlVerifyIdentifiers = `
+	SELECT identifier || ': ' || count(*) || ' deliveries'
+	FROM deliveries WHERE identifier <> '' GROUP BY identifier HAVING count(*) > 1`
+
+// sqlVerifyPayments compares payments that were granted with purchase grants.
+const sqlVerifyPayments = `
+	SELECT coalesce(p.payment_id, g.payment) || ': ' || CASE
+		WHEN p.payment_id IS NULL THEN 'purchase grant ' || g.grant_id || ' of ' || g.account || ' without a payment'
+		WHEN g.grant_id IS NULL THEN 'granted, but its grant is missing'
+		ELSE 'bought ' || p.credits || ', granted ' || g.credits END
+	FROM (SELECT payment_id, part, account, grant_id, credits FROM payments WHERE state = 'granted') p
+	FULL JOIN (SELECT part, account, grant_id, payment, credits FROM grants WHERE kind = 'purchase') g
+		ON g.part = p.part AND g.account = p.account AND g.grant_id = p.grant_id
+	WHERE p.payment_id IS NULL OR g.grant_id IS NULL OR p.credits <> g.credits OR g.payment IS DISTINCT FROM p.payment_id`
+
+// sqlVerifyClawbacks makes sure that refunds never take back more than was bought.
+const sqlVerifyClawbacks = `
+	SELECT g.account || ', grant ' || g.grant_id || ': refunds took ' || sum(c.credits) || ' of ' || g.credits
+	FROM clawbacks c JOIN grants g ON g.part = c.part AND g.account = c.account AND g.grant_id = c.grant_id
+	GROUP BY g.part, g.account, g.grant_id, g.credits HAVING sum(c.credits) > g.credits`
+
+func rules() []rule {
+	return []rule{
+		{"balances", "balances are the sums of the journal (L4)", sqlVerifyBalances},
+		{"bounds", "no balance is below its bound (L5)", sqlVerifyBounds},
+		{"versions", "versions rise by one, without gaps (L3)", sqlVerifyVersions},
+		{"running", "each transfer states the balance it left (L4)", sqlVerifyRunning},
+		{"grants", "remainders are the sums of the journal (L6)", sqlVerifyGrants},
+		{"available", "available credits are what the open grants hold (L7)", sqlVerifyAvailable},
+		{"usage", "each usage has one transfer of its amount (L8)", sqlVerifyUsage},
+		{"grant_transfers", "each grant has one transfer of its amount (L8)", sqlVerifyGrantTransfers},
+		{"adjustments", "each adjustment has one transfer of its amount (L8)", sqlVerifyAdjustments},
+		{"deliveries", "what accepted usage staged for Stripe is staged, no more and no less", sqlVerifyDeliveries},
+		{"identifiers", "no two deliveries share an identifier", sqlVerifyIdentifiers},
+		{"payments", "each granted payment has its purchase grant, and each purchase grant its payment", sqlVerifyPayments},
+		{"clawbacks", "refunds never take back more than was bought", sqlVerifyClawbacks},
+	}
+}
