@@ -32,6 +32,7 @@ CREATE TABLE meters (
     unit              text        NOT NULL,
     aggregation       text        NOT NULL,
     stripe_event_name text,                   -- NULL: not billed at Stripe
+    stripe_bound_at   timestamptz,            -- since when; usage recorded before is not Stripe's business
     rate_version      integer     NOT NULL,   -- the version that prices usage recorded now
     created_at        timestamptz NOT NULL,
     updated_at        timestamptz NOT NULL,
@@ -39,6 +40,7 @@ CREATE TABLE meters (
     CONSTRAINT meters_meter_length CHECK (length(meter) BETWEEN 1 AND 128),
     CONSTRAINT meters_unit_length CHECK (length(unit) <= 64),
     CONSTRAINT meters_aggregation CHECK (aggregation IN ('sum', 'count', 'max', 'last')),
+    CONSTRAINT meters_bound CHECK ((stripe_event_name IS NULL) = (stripe_bound_at IS NULL)),
     CONSTRAINT meters_event_name_length CHECK (length(stripe_event_name) BETWEEN 1 AND 100)
 );
 
@@ -46,7 +48,7 @@ CREATE TABLE meter_rates (
     meter            text        NOT NULL,
     version          integer     NOT NULL,
     credits_per_unit bigint      NOT NULL,
-    rates            jsonb       NOT NULL, -- [{"match": {dimension: value}, "credits_per_unit": millionths}], first match wins
+    rates            jsonb       NOT NULL, -- [{"match": {dimension: value}, "credits_per_unit": decimal text}], first match wins
     created_at       timestamptz NOT NULL,
     CONSTRAINT meter_rates_pkey PRIMARY KEY (meter, version),
     CONSTRAINT meter_rates_meter FOREIGN KEY (meter) REFERENCES meters (meter),
@@ -213,7 +215,8 @@ CREATE TABLE usage (
     CONSTRAINT usage_staged_not_negative CHECK (staged >= 0),
     CONSTRAINT usage_fingerprint_length CHECK (length(fingerprint) = 32)
 );
-CREATE INDEX usage_by_time ON usage (occurred_at, part, account, meter);
+CREATE INDEX usage_by_account ON usage (part, account, occurred_at);
+CREATE INDEX usage_by_time ON usage USING brin (occurred_at); -- whole windows, for the auditor: usage arrives nearly in order
 
 -- Stripe in -------------------------------------------------------------------
 
@@ -297,9 +300,9 @@ CREATE TABLE deliveries (
     usages        bigint      NOT NULL, -- how many usages are summed in quantity
     origin        text        NOT NULL, -- repair: sent once more because Stripe lacks it
     state         text        NOT NULL,
-    event_name    text        NOT NULL, -- '' until first sent: then fixed, like the two below
+    event_name    text        NOT NULL, -- '' until first sent: then fixed, like the next
     customer      text        NOT NULL,
-    identifier    text        NOT NULL,
+    identifier    text        NOT NULL, -- made of account, meter, bucket and sequence; Stripe knows the delivery by it
     attempts      integer     NOT NULL,
     next_try_at   timestamptz NOT NULL, -- while pending: when the bucket closes; while sending: the end of the lease
     first_sent_at timestamptz,
@@ -313,7 +316,8 @@ CREATE TABLE deliveries (
     CONSTRAINT deliveries_state CHECK (state IN ('pending', 'sending', 'delivered', 'ambiguous', 'rejected', 'needs_review'))
 ) WITH (fillfactor = 70); -- an open bucket's row is updated in place
 CREATE INDEX deliveries_due ON deliveries (next_try_at) WHERE state IN ('pending', 'sending', 'ambiguous');
-CREATE INDEX deliveries_by_bucket ON deliveries (bucket, part, account, meter);
+CREATE INDEX deliveries_by_bucket ON deliveries (bucket, identifier);
+CREATE UNIQUE INDEX deliveries_identifier ON deliveries (part, identifier);
 
 CREATE TABLE mails (
     mail_id      text        NOT NULL, -- names the cause, so that one cause is mailed once

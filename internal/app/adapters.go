@@ -1,0 +1,91 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"tallystick/internal/mail"
+	"tallystick/internal/stripe"
+	"tallystick/ledger"
+	"tallystick/outbox"
+	"tallystick/reconcile"
+	"tallystick/webhooks"
+)
+
+// usageSender hands the outbox's usage to Stripe.
+type usageSender struct{ client *stripe.Client }
+
+var outcomes = map[stripe.Verdict]outbox.Outcome{
+	stripe.VerdictUnknown:   outbox.OutcomeAmbiguous,
+	stripe.VerdictDone:      outbox.OutcomeDelivered,
+	stripe.VerdictRejected:  outbox.OutcomeRejected,
+	stripe.VerdictThrottled: outbox.OutcomeThrottled,
+	stripe.VerdictRefused:   outbox.OutcomeBlocked,
+}
+
+// SendMeterEvent is outbox.UsageSender.
+func (s usageSender) SendMeterEvent(ctx context.Context, e outbox.MeterEvent) outbox.Result {
+	verdict, wait, err := s.client.SendMeterEvent(ctx, stripe.MeterEvent(e))
+	result := outbox.Result{Outcome: outcomes[verdict], RetryAfter: wait}
+	if err != nil && result.Outcome != outbox.OutcomeDelivered {
+		result.Reason = err.Error()
+	}
+	return result
+}
+
+// alerter turns the auditor's mails into mails of the outbox.
+type alerter struct {
+	to     []string
+	now    func() time.Time
+	domain string
+}
+
+// StageMail is reconcile.Alerter.
+func (a alerter) StageMail(ctx context.Context, tx *sqlx.Tx, id string, m reconcile.Mail) error {
+	if len(a.to) == 0 {
+		return nil // up without a recipient: findings are seen, nobody is mailed
+	}
+	sum := sha256.Sum256([]byte(id))
+	message := mail.Message{ID: hex.EncodeToString(sum[:16]) + "@" + a.domain, To: a.to, Subject: m.Subject, Text: m.Text, HTML: m.HTML}
+	if m.CSV != nil {
+		message.Attachments = []mail.Attachment{{Name: "findings.csv", ContentType: "text/csv", Content: m.CSV}}
+	}
+	return outbox.StageMail(ctx, tx, a.now(), id, message)
+}
+
+// repairer lets the packages that own the data mend it.
+type repairer struct {
+	outbox   *outbox.Outbox
+	webhooks *webhooks.Webhooks
+	now      func() time.Time
+}
+
+// ResendUsage is reconcile.Repairer.
+func (r repairer) ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter string, missing []reconcile.Missing) ([]string, error) {
+	ref := ledger.RefOf(account)
+	identifiers := make([]string, 0, len(missing))
+	for _, m := range missing {
+		id, err := r.outbox.StageRepair(ctx, tx, r.now(), outbox.Usage{Part: ref.Part, Account: account, Meter: meter, OccurredAt: m.Bucket, Quantity: m.Quantity})
+		if err != nil {
+			return nil, err
+		}
+		identifiers = append(identifiers, id)
+	}
+	return identifiers, nil
+}
+
+// FeedEvent is reconcile.Repairer.
+func (r repairer) FeedEvent(ctx context.Context, event string) error {
+	_, err := r.webhooks.Feed(ctx, event)
+	return err
+}
+
+// RebuildBalance is reconcile.Repairer.
+func (r repairer) RebuildBalance(ctx context.Context, tx *sqlx.Tx, account string) error {
+	_, err := ledger.Rebuild(ctx, tx, ledger.RefOf(account), r.now())
+	return err
+}

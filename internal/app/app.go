@@ -1,0 +1,211 @@
+// Package app puts the program together out of its parts, in plain Go: an App is
+// a value that a test can start and stop.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"tallystick/internal/config"
+	"tallystick/internal/fault"
+	"tallystick/internal/loop"
+	"tallystick/internal/mail"
+	"tallystick/internal/pg"
+	"tallystick/internal/stripe"
+	"tallystick/internal/web"
+	"tallystick/ledger"
+	"tallystick/meter"
+	"tallystick/outbox"
+	"tallystick/reconcile"
+	"tallystick/webhooks"
+)
+
+// Bounds of the HTTP server and of stopping.
+const (
+	headerTime  = 5 * time.Second
+	readTime    = 30 * time.Second
+	idleTime    = 2 * time.Minute
+	headerMax   = 16 << 10
+	drainTime   = 25 * time.Second
+	expireEvery = 5 * time.Second
+	parkedEvery = 15 * time.Second
+	defaultIdle = 200 * time.Millisecond
+)
+
+// Options are what an App is made of.
+type Options struct {
+	Config   config.Config
+	Now      func() time.Time
+	Logger   *slog.Logger
+	Schedule bool          // run the checks on schedule
+	Idle     time.Duration // how long a worker waits when there is nothing to do
+}
+
+// App is the running program: API, webhooks, workers, checks.
+type App struct {
+	DB        *pg.DB
+	Meter     *meter.Meter
+	Outbox    *outbox.Outbox
+	Webhooks  *webhooks.Webhooks
+	Reconcile *reconcile.Reconciler
+
+	options  Options
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	handler  http.Handler
+}
+
+// ErrSchema says that the database is not at this binary's schema.
+var ErrSchema = errors.New("the database lacks migrations; run: tallystick migrate")
+
+// New wires an App to its database, which must be migrated. It starts the
+// metering lanes; everything else starts with Run.
+func New(ctx context.Context, o Options) (*App, error) {
+	c := o.Config
+	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax})
+	if err != nil {
+		return nil, errors.Join(err, closeDB(db))
+	}
+	pending, err := pg.Pending(ctx, c.DatabaseURL.Reveal())
+	if err == nil && pending > 0 {
+		err = ErrSchema
+	}
+	if err != nil {
+		return nil, errors.Join(err, closeDB(db))
+	}
+	if o.Idle == 0 {
+		o.Idle = defaultIdle
+	}
+	a := &App{DB: db, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	sender, err := mail.NewSender(c.SMTPURL.Reveal(), c.MailFrom, o.Now)
+	if err != nil {
+		return nil, errors.Join(err, closeDB(db))
+	}
+	client := stripe.New(stripe.Config{Key: c.StripeAPIKey.Reveal(), BaseURL: c.StripeAPIBase, Logger: o.Logger})
+	a.wire(c, client, sender)
+	return a, nil
+}
+
+func closeDB(db *pg.DB) error {
+	if db == nil {
+		return nil
+	}
+	return db.Close()
+}
+
+// wire makes the parts, in the order in which they import each other.
+func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) {
+	now, logger := a.options.Now, a.logger
+	a.Outbox = outbox.New(outbox.Config{
+		DB: a.DB, Now: now, Usage: usageSender{client}, Mail: sender, Logger: logger, Bucket: c.UsageBucket, Settle: c.UsageSettle, Rate: c.StripeRate,
+	})
+	a.Meter = meter.New(meter.Config{DB: a.DB, Now: now, Stager: a.Outbox, Logger: logger})
+	secrets := make([]string, len(c.StripeWebhookSecrets))
+	for i, s := range c.StripeWebhookSecrets {
+		secrets[i] = s.Reveal()
+	}
+	a.Webhooks = webhooks.New(webhooks.Config{
+		DB: a.DB, Now: now, Stripe: client, Logger: logger, Secrets: secrets, CreditsPerMajorUnit: c.CreditsPerUnit,
+		Livemode: strings.Contains(c.StripeAPIKey.Reveal(), "_live_"),
+	})
+	schedule := ""
+	if a.options.Schedule {
+		schedule = c.ReconcileSchedule
+	}
+	publicURL := c.PublicURL
+	if publicURL == "" {
+		publicURL = "http://" + c.Listen
+	}
+	a.Reconcile = reconcile.New(reconcile.Config{
+		DB: a.DB, Now: now, Stripe: client, Logger: logger, Schedule: schedule, Settle: c.ReconcileSettle, Lookback: c.ReconcileLookback,
+		Bucket: c.UsageBucket, Policy: c.Repair, PublicURL: publicURL, PerMajorUnit: c.CreditsPerUnit,
+		Alerter:  alerter{to: c.MailTo, now: now, domain: domainOf(c.MailFrom)},
+		Repairer: repairer{outbox: a.Outbox, webhooks: a.Webhooks, now: now},
+	})
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newGauges(a))
+	a.handler = a.routes(web.NewServer(logger, a.registry))
+}
+
+func domainOf(address string) string {
+	if _, domain, ok := strings.Cut(strings.TrimSuffix(address, ">"), "@"); ok {
+		return domain
+	}
+	return "localhost"
+}
+
+// Handler serves everything, for tests and for Run.
+func (a *App) Handler() http.Handler { return a.handler }
+
+// Run serves on the listener and runs the workers until ctx ends; then it stops
+// taking requests, answers those it has, and returns.
+func (a *App) Run(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler: a.handler, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, IdleTimeout: idleTime, MaxHeaderBytes: headerMax,
+		ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelWarn),
+	}
+	workers, stopWorkers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorkers()
+	var wg sync.WaitGroup
+	a.work(workers, &wg)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		err = server.Shutdown(drain)
+		cancel()
+	}
+	a.Meter.Close()
+	stopWorkers()
+	wg.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("serve: %w", err)
+	}
+	return errors.Join(err, a.DB.Close())
+}
+
+// work starts the background workers.
+func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
+	idle := a.options.Idle
+	for _, w := range []struct {
+		name string
+		idle time.Duration
+		step loop.Step
+	}{
+		{"deliveries", idle, a.Outbox.UsageStep},
+		{"mails", idle, a.Outbox.MailStep},
+		{"events", idle, a.Webhooks.Step},
+		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},
+		{"expiry", expireEvery, func(ctx context.Context) (bool, error) { return ledger.ExpireStep(ctx, a.DB, a.options.Now()) }},
+	} {
+		wg.Go(func() {
+			loop.Run(ctx, w.idle, w.step, func(err error) {
+				level := slog.LevelError
+				if errors.Is(err, fault.ErrUnavailable) {
+					level = slog.LevelWarn
+				}
+				a.logger.Log(ctx, level, "a worker's step failed; it is tried again", slog.String("worker", w.name), slog.String("error", err.Error()))
+			})
+		})
+	}
+	wg.Go(func() {
+		if err := a.Reconcile.Start(ctx); err != nil {
+			a.logger.Error("the schedule did not start", slog.String("error", err.Error()))
+		}
+	})
+}

@@ -1,0 +1,115 @@
+package meter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"tallystick/api"
+	"tallystick/internal/credit"
+	"tallystick/internal/fault"
+)
+
+var (
+	errNoMeter    = &fault.Error{Kind: fault.KindNotFound, Code: "meter_not_found", Public: "there is no such meter; create it with PUT /v1/meters/{meter}"}
+	errPriceRange = &fault.Error{Kind: fault.KindUnprocessed, Code: "price_out_of_range", Public: "quantity times rate is more than can be counted; send a smaller quantity"}
+)
+
+// definition is a meter with the rates of its current version.
+type definition struct {
+	Meter          string        `db:"meter"`
+	Unit           string        `db:"unit"`
+	Aggregation    string        `db:"aggregation"`
+	EventName      *string       `db:"stripe_event_name"`
+	RateVersion    int           `db:"rate_version"`
+	CreditsPerUnit credit.Amount `db:"credits_per_unit"`
+	RatesJSON      string        `db:"rates"`
+	CreatedAt      time.Time     `db:"created_at"`
+	UpdatedAt      time.Time     `db:"updated_at"`
+	rates          []rate
+}
+
+// rate prices usage whose dimensions have all of match.
+type rate struct {
+	Match          map[string]string `json:"match"`
+	CreditsPerUnit credit.Amount     `json:"credits_per_unit"`
+}
+
+// rate gives the credits per unit for usage with these dimensions: of the first
+// rate that matches, else the meter's own.
+func (d *definition) rate(dimensions map[string]string) credit.Amount {
+	for _, r := range d.rates {
+		if matches(r.Match, dimensions) {
+			return r.CreditsPerUnit
+		}
+	}
+	return d.CreditsPerUnit
+}
+
+func matches(match, dimensions map[string]string) bool {
+	for name, value := range match {
+		if got, ok := dimensions[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *definition) decode() error {
+	if err := json.Unmarshal([]byte(d.RatesJSON), &d.rates); err != nil {
+		return fmt.Errorf("read the rates of %s: %w", d.Meter, err)
+	}
+	return nil
+}
+
+func (d *definition) wire() api.Meter {
+	m := api.Meter{
+		Meter: d.Meter, Unit: d.Unit, Aggregation: d.Aggregation, CreditsPerUnit: api.Decimal(d.CreditsPerUnit.String()),
+		Rates: []api.Rate{}, RateVersion: d.RateVersion, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+	}
+	for _, r := range d.rates {
+		m.Rates = append(m.Rates, api.Rate{Match: r.Match, CreditsPerUnit: api.Decimal(r.CreditsPerUnit.String())})
+	}
+	if d.EventName != nil {
+		m.Stripe = &api.StripeBinding{Kind: "meter", EventName: *d.EventName}
+	}
+	return m
+}
+
+// sqlReadDefinitions relies on meters_pkey and meter_rates_pkey.
+const sqlReadDefinitions = `
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	FROM meters m
+	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
+	WHERE m.meter = ANY ($1::text[])`
+
+func readDefinitions(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[string]*definition, error) {
+	names := make(pq.StringArray, 0, 4)
+	seen := map[string]bool{}
+	for _, u := range usages {
+		if !seen[u.meter] {
+			seen[u.meter] = true
+			names = append(names, u.meter)
+		}
+	}
+	return readMeters(ctx, tx, names)
+}
+
+func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*definition, error) {
+	var rows []*definition
+	if err := tx.SelectContext(ctx, &rows, sqlReadDefinitions, pq.StringArray(names)); err != nil {
+		return nil, fmt.Errorf("read meters: %w", err)
+	}
+	definitions := make(map[string]*definition, len(rows))
+	for _, d := range rows {
+		if err := d.decode(); err != nil {
+			return nil, err
+		}
+		definitions[d.Meter] = d
+	}
+	return definitions, nil
+}

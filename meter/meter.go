@@ -1,0 +1,94 @@
+package meter
+
+import (
+	"context"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"tallystick/internal/pg"
+	"tallystick/ledger"
+	"tallystick/outbox"
+)
+
+// Stager keeps usage for Stripe, in the transaction that accepts it.
+type Stager interface {
+	StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error
+}
+
+// Config is what a Meter needs.
+type Config struct {
+	DB     *pg.DB
+	Now    func() time.Time
+	Stager Stager
+	Logger *slog.Logger
+	Lanes  int // default 4
+}
+
+// Meter is the metering API.
+type Meter struct {
+	db     *pg.DB
+	now    func() time.Time
+	stager Stager
+	logger *slog.Logger
+	keys   keyCache
+
+	lanes  []*lane
+	closed chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
+}
+
+// New starts a Meter's lanes; Close ends them.
+func New(c Config) *Meter {
+	m := &Meter{db: c.DB, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
+	m.keys.entries = map[string]keyEntry{}
+	lanes := c.Lanes
+	if lanes == 0 {
+		lanes = 4
+	}
+	for range lanes {
+		l := &lane{m: m, in: make(chan *job, laneDepth)}
+		m.lanes = append(m.lanes, l)
+		m.wg.Go(l.run)
+	}
+	return m
+}
+
+// Close refuses further usage, lets what was accepted be committed and answered,
+// and returns when the lanes have ended. Closing twice is harmless.
+func (m *Meter) Close() {
+	m.once.Do(func() { close(m.closed) })
+	m.wg.Wait()
+}
+
+// laneOf gives the lane of an account. Accounts of one part share a lane, so that
+// a transaction touches few parts.
+func (m *Meter) laneOf(ref ledger.Ref) *lane { return m.lanes[int(ref.Part)%len(m.lanes)] }
+
+// Depth is how many usages wait in the lanes, for metrics.
+func (m *Meter) Depth() int {
+	n := 0
+	for _, l := range m.lanes {
+		n += len(l.in)
+	}
+	return n
+}
+
+// Forms of identifiers.
+var (
+	idForm        = regexp.MustCompile(`^[A-Za-z0-9._:-]{8,128}$`)
+	accountForm   = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
+	meterForm     = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+	eventNameForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,100}$`)
+	customerForm  = regexp.MustCompile(`^cus_[A-Za-z0-9_]{1,250}$`)
+)
+
+const (
+	idRule      = "must be 8 to 128 of the characters A-Z a-z 0-9 . _ : -"
+	accountRule = "must be 1 to 128 of the characters A-Z a-z 0-9 . _ : @ -"
+	meterRule   = "must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
+)

@@ -1,0 +1,205 @@
+package meter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"tallystick/api"
+	"tallystick/internal/fault"
+	"tallystick/internal/web"
+)
+
+// Bounds of a meter.
+const (
+	unitMax  = 64
+	ratesMax = 200
+)
+
+var errMeterForm = &fault.Error{Kind: fault.KindUnprocessed, Code: "invalid_value", Public: "the meter's name in the path " + meterRule}
+
+// validateMeter makes a definition of a request.
+func validateMeter(name string, q api.MeterRequest) (*definition, error) {
+	if !meterForm.MatchString(name) {
+		return nil, errMeterForm
+	}
+	var p fault.Problems
+	d := &definition{Meter: name, Unit: q.Unit, Aggregation: q.Aggregation, rates: []rate{}}
+	if len(q.Unit) > unitMax {
+		p.Addf("/unit", "must have at most %d bytes", unitMax)
+	}
+	switch q.Aggregation {
+	case "":
+		d.Aggregation = "sum"
+	case "sum", "count", "max", "last":
+	default:
+		p.Addf("/aggregation", "must be sum, count, max or last")
+	}
+	d.CreditsPerUnit = amount(&p, "/credits_per_unit", q.CreditsPerUnit)
+	if q.CreditsPerUnit == "" {
+		p.Addf("/credits_per_unit", "must be given; 0 for usage that is free")
+	}
+	if d.CreditsPerUnit < 0 {
+		p.Addf("/credits_per_unit", "must not be negative")
+	}
+	if len(q.Rates) > ratesMax {
+		p.Addf("/rates", "must list at most %d rates", ratesMax)
+	}
+	for i, r := range q.Rates {
+		d.rates = append(d.rates, validateRate(&p, fmt.Sprintf("/rates/%d", i), r))
+	}
+	validateBinding(&p, d, q.Stripe)
+	return d, p.Err(fault.ErrUnprocessed)
+}
+
+func validateRate(p *fault.Problems, pointer string, r api.Rate) rate {
+	if len(r.Match) == 0 {
+		p.Addf(pointer+"/match", "must name at least one dimension; credits_per_unit is the rate for all others")
+	}
+	checkTexts(p, pointer+"/match", r.Match, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	if r.CreditsPerUnit == "" {
+		p.Addf(pointer+"/credits_per_unit", "must be given")
+	}
+	price := amount(p, pointer+"/credits_per_unit", r.CreditsPerUnit)
+	if price < 0 {
+		p.Addf(pointer+"/credits_per_unit", "must not be negative")
+	}
+	return rate{Match: r.Match, CreditsPerUnit: price}
+}
+
+// validateBinding refuses what Stripe's billing meters cannot do: they know sum
+// and count only.
+func validateBinding(p *fault.Problems, d *definition, b *api.StripeBinding) {
+	if b == nil {
+		return
+	}
+	switch {
+	case b.Kind == "usage_record":
+		p.Addf("/stripe/kind", "usage_record is not available in this version; create a billing meter at Stripe and bind it with kind meter")
+	case b.Kind != "meter":
+		p.Addf("/stripe/kind", "must be meter")
+	case !eventNameForm.MatchString(b.EventName):
+		p.Addf("/stripe/event_name", "must be the event_name of a billing meter at Stripe, at most 100 characters")
+	case b.Price != "":
+		p.Addf("/stripe/price", "must not be given with kind meter")
+	case d.Aggregation != "sum" && d.Aggregation != "count":
+		p.Addf("/aggregation", "must be sum or count for a meter bound to Stripe")
+	}
+	d.EventName = &b.EventName
+}
+
+// sqlPutMeter relies on meters_pkey. The version is raised by the caller, under
+// the row's lock.
+const sqlPutMeter = `
+	INSERT INTO meters AS m (meter, unit, aggregation, stripe_event_name, stripe_bound_at, rate_version, created_at, updated_at)
+	VALUES ($1, $2, $3, $4, CASE WHEN $4::text IS NOT NULL THEN $6::timestamptz END, $5, $6, $6)
+	ON CONFLICT (meter) DO UPDATE
+	SET unit = excluded.unit, aggregation = excluded.aggregation, stripe_event_name = excluded.stripe_event_name,
+		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
+		rate_version = excluded.rate_version, updated_at = excluded.updated_at`
+
+// sqlLockMeter relies on meters_pkey.
+const sqlLockMeter = `SELECT rate_version FROM meters WHERE meter = $1 FOR UPDATE`
+
+// sqlInsertRates relies on meter_rates_pkey: a version is written once.
+const sqlInsertRates = `
+	INSERT INTO meter_rates (meter, version, credits_per_unit, rates, created_at) VALUES ($1, $2, $3, $4::jsonb, $5)`
+
+// put makes the meter or changes it. Changed rates are a new version; usage
+// recorded before keeps its own (M4).
+func (d *definition) put(ctx context.Context, tx *sqlx.Tx, now time.Time) (created bool, err error) {
+	var locked []int
+	if err := tx.SelectContext(ctx, &locked, sqlLockMeter, d.Meter); err != nil {
+		return false, fmt.Errorf("lock meter %s: %w", d.Meter, err)
+	}
+	rates, err := json.Marshal(d.rates)
+	if err != nil {
+		return false, fmt.Errorf("encode rates: %w", err)
+	}
+	d.RateVersion, d.CreatedAt, d.UpdatedAt = 1, now, now
+	changed := true
+	if len(locked) > 0 {
+		stands, err := readMeters(ctx, tx, []string{d.Meter})
+		if err != nil {
+			return false, err
+		}
+		old := stands[d.Meter]
+		d.CreatedAt, d.RateVersion = old.CreatedAt, old.RateVersion
+		was, err := json.Marshal(old.rates)
+		if err != nil {
+			return false, fmt.Errorf("encode rates: %w", err)
+		}
+		if changed = old.CreditsPerUnit != d.CreditsPerUnit || string(was) != string(rates); changed {
+			d.RateVersion++
+		}
+	}
+	if _, err := tx.ExecContext(ctx, sqlPutMeter, d.Meter, d.Unit, d.Aggregation, d.EventName, d.RateVersion, now); err != nil {
+		return false, fmt.Errorf("put meter %s: %w", d.Meter, err)
+	}
+	if !changed {
+		return false, nil
+	}
+	_, err = tx.ExecContext(ctx, sqlInsertRates, d.Meter, d.RateVersion, d.CreditsPerUnit, string(rates), now)
+	return len(locked) == 0, err
+}
+
+func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
+	var q api.MeterRequest
+	if err := web.Decode(w, r, web.BodyMax, &q); err != nil {
+		return err
+	}
+	d, err := validateMeter(r.PathValue("meter"), q)
+	if err != nil {
+		return err
+	}
+	var created bool
+	err = m.db.InTx(r.Context(), func(tx *sqlx.Tx) (err error) {
+		created, err = d.put(r.Context(), tx, m.now())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	return web.JSON(w, status, d.wire())
+}
+
+// sqlListMeters pages over meters_pkey.
+const sqlListMeters = `
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	FROM meters m
+	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
+	WHERE m.meter > $1
+	ORDER BY m.meter
+	LIMIT $2`
+
+func (m *Meter) handleListMeters(w http.ResponseWriter, r *http.Request) error {
+	after := ""
+	limit, err := web.Page(r, &after)
+	if err != nil {
+		return err
+	}
+	var rows []*definition
+	err = m.db.Read(r.Context(), func(tx *sqlx.Tx) error {
+		rows = nil
+		return tx.SelectContext(r.Context(), &rows, sqlListMeters, after, limit+1)
+	})
+	if err != nil {
+		return err
+	}
+	meters := make([]api.Meter, len(rows))
+	for i, d := range rows {
+		if err := d.decode(); err != nil {
+			return err
+		}
+		meters[i] = d.wire()
+	}
+	return web.JSON(w, http.StatusOK, web.Paged(meters, limit, func(m api.Meter) any { return m.Meter }))
+}

@@ -1,0 +1,23 @@
+package meter
+
+import "tallystick/internal/web"
+
+// Routes lists what the metering API serves.
+func (m *Meter) Routes() []web.Route {
+	return []web.Route{
+		{Method: "PUT", Pattern: "/v1/accounts/{account}", Scope: ScopeAdmin, Handler: m.handlePutAccount},
+		{Method: "GET", Pattern: "/v1/accounts/{account}", Scope: ScopeRead, Handler: m.handleGetAccount},
+		{Method: "GET", Pattern: "/v1/accounts", Scope: ScopeRead, Handler: m.handleListAccounts},
+		{Method: "GET", Pattern: "/v1/accounts/{account}/transfers", Scope: ScopeRead, Handler: m.handleTransfers},
+		{Method: "GET", Pattern: "/v1/accounts/{account}/usage", Scope: ScopeRead, Handler: m.handleUsageTotals},
+		{Method: "POST", Pattern: "/v1/accounts/{account}/grants", Scope: ScopeAdmin, Handler: m.handleGrant},
+		{Method: "POST", Pattern: "/v1/accounts/{account}/adjustments", Scope: ScopeAdmin, Handler: m.handleAdjustment},
+		{Method: "PUT", Pattern: "/v1/meters/{meter}", Scope: ScopeAdmin, Handler: m.handlePutMeter},
+		{Method: "GET", Pattern: "/v1/meters", Scope: ScopeRead, Handler: m.handleListMeters},
+		{Method: "POST", Pattern: "/v1/usage", Scope: ScopeUsage, Handler: m.handleUsage},
+		{Method: "POST", Pattern: "/v1/usage/batch", Scope: ScopeUsage, Handler: m.handleUsageBatch},
+		{Method: "GET", Pattern: "/v1/keys", Scope: ScopeAdmin, Handler: m.handleListKeys},
+		{Method: "POST", Pattern: "/v1/keys", Scope: ScopeAdmin, Handler: m.handleCreateKey},
+		{Method: "DELETE", Pattern: "/v1/keys/{id}", Scope: ScopeAdmin, Handler: m.handleRevokeKey},
+	}
+}

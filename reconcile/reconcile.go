@@ -1,0 +1,228 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"tallystick/internal/credit"
+	"tallystick/internal/fault"
+	"tallystick/internal/pg"
+	"tallystick/internal/stripe"
+)
+
+// StripeReader is what the auditor reads from Stripe.
+type StripeReader interface {
+	Meters(ctx context.Context) ([]stripe.Meter, error)
+	Totals(ctx context.Context, meter, customer string, from, to time.Time, hourly bool) ([]stripe.Total, error)
+	PricesOf(ctx context.Context, meter string) ([]stripe.Price, error)
+	Sessions(ctx context.Context, from, to time.Time, each func(stripe.Session) error) error
+	Session(ctx context.Context, id string) (stripe.Session, error)
+	PaymentIntents(ctx context.Context, from, to time.Time, each func(stripe.PaymentIntent) error) error
+	PaymentIntent(ctx context.Context, id string) (stripe.PaymentIntent, error)
+	Events(ctx context.Context, from, to time.Time, each func(stripe.Event) error) error
+}
+
+// Mail is what people are told.
+type Mail struct {
+	Subject    string
+	Text, HTML string
+	CSV        []byte // the findings; nil for none
+}
+
+// Alerter stages a mail in a transaction. The id names the cause: staged twice,
+// it is sent once.
+type Alerter interface {
+	StageMail(ctx context.Context, tx *sqlx.Tx, id string, m Mail) error
+}
+
+// Missing is a quantity that Stripe lacks in one bucket.
+type Missing struct {
+	Bucket   time.Time       `json:"bucket"`
+	Quantity credit.Quantity `json:"quantity"`
+}
+
+// Repairer does what a repair calls for, in the packages that own the data.
+type Repairer interface {
+	// ResendUsage stages what Stripe lacks and gives the identifiers.
+	ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter string, missing []Missing) ([]string, error)
+	// FeedEvent puts a missed event into the inbox.
+	FeedEvent(ctx context.Context, event string) error
+	// RebuildBalance brings an account's projections back to its journal.
+	RebuildBalance(ctx context.Context, tx *sqlx.Tx, account string) error
+}
+
+// Policies of repair.
+const (
+	RepairOff  = "off"
+	RepairAsk  = "ask"
+	RepairSafe = "safe"
+)
+
+// Config is what a Reconciler needs.
+type Config struct {
+	DB           *pg.DB
+	Now          func() time.Time
+	Stripe       StripeReader
+	Alerter      Alerter
+	Repairer     Repairer
+	Logger       *slog.Logger
+	Schedule     string        // five cron fields, UTC; "" runs on request only
+	Settle       time.Duration // how far behind the present a window ends
+	Lookback     time.Duration // how long a window is
+	Bucket       time.Duration // of the deliveries to Stripe
+	Policy       string
+	PublicURL    string // for links in mails
+	PerMajorUnit int64  // whole credits per major unit of money; 0: none
+}
+
+// Reconciler runs the checks.
+type Reconciler struct {
+	Config
+	checks []check
+}
+
+// check is an audit rule.
+type check struct {
+	name        string
+	description string
+	run         func(ctx context.Context, s scope) (result, error)
+}
+
+// scope is what one run looks at: half-open, [From, To).
+type scope struct {
+	from, to time.Time
+	account  string // "" for all
+	now      time.Time
+}
+
+// covers tells whether a run over this scope would have seen a disagreement.
+func (s scope) covers(account string, at time.Time) bool {
+	return (s.account == "" || s.account == account) && !at.Before(s.from) && at.Before(s.to)
+}
+
+// result is what a check has found.
+type result struct {
+	compared int64
+	found    []disagreement
+	timeless bool // the check looks at the present whatever the window: every subject is covered
+}
+
+// disagreement is a finding before it has a row.
+type disagreement struct {
+	Subject     string
+	Account     string
+	HappenedAt  time.Time
+	Ours        string
+	Theirs      string
+	Difference  string
+	Unit        string
+	Money       *money
+	Cause       string
+	Explanation string
+	Evidence    any
+	Deadline    *time.Time
+	Repair      string
+	RepairArgs  any
+	Safe        bool
+}
+
+// New makes a Reconciler.
+func New(c Config) *Reconciler {
+	if c.Bucket == 0 {
+		c.Bucket = time.Minute
+	}
+	if c.Lookback == 0 {
+		c.Lookback = 72 * time.Hour
+	}
+	r := &Reconciler{Config: c}
+	r.checks = []check{
+		{"usage.totals", "our usage with what Stripe has counted, per customer, meter and hour", r.usageTotals},
+		{"credits.payments", "every paid purchase of credits at Stripe with exactly one purchase grant", r.creditsPayments},
+		{"ledger.balances", "balances and grants' remainders with the journal", r.ledgerBalances},
+	}
+	return r
+}
+
+// CheckNames lists the checks.
+func (r *Reconciler) CheckNames() []string {
+	names := make([]string, len(r.checks))
+	for i, c := range r.checks {
+		names[i] = c.name
+	}
+	return names
+}
+
+// Describe gives the description of a check.
+func (r *Reconciler) Describe(name string) string {
+	for _, c := range r.checks {
+		if c.name == name {
+			return c.description
+		}
+	}
+	return ""
+}
+
+// Options narrow a run that was asked for; zero values take everything.
+type Options struct {
+	Checks   []string
+	From, To time.Time
+	Account  string
+	DryRun   bool // compare and report, write nothing
+}
+
+// errUnknownCheck is a mistake in a request.
+var errUnknownCheck = &fault.Error{Kind: fault.KindUnprocessed, Code: "unknown_check", Public: "there is no such check"}
+
+// scope works the window out. Its edges lie on buckets, because Stripe knows of
+// usage by its bucket; and it ends where Stripe has had time to count.
+func (r *Reconciler) scope(o Options) (scope, error) {
+	now := r.Now()
+	s := scope{from: o.From.UTC(), to: o.To.UTC(), account: o.Account, now: now}
+	if o.To.IsZero() {
+		s.to = now.Add(-r.Settle)
+	}
+	s.to = s.to.Truncate(r.Bucket)
+	if o.From.IsZero() {
+		s.from = s.to.Add(-r.Lookback)
+	}
+	s.from = s.from.Truncate(time.Hour)
+	if !s.from.Before(s.to) {
+		var p fault.Problems
+		p.Addf("/from", "must be before to, which ends %s behind the present by default", r.Settle)
+		return s, p.Err(fault.ErrUnprocessed)
+	}
+	return s, nil
+}
+
+func (r *Reconciler) selected(names []string) ([]check, error) {
+	if len(names) == 0 {
+		return r.checks, nil
+	}
+	var chosen []check
+	for _, name := range names {
+		i := slices.IndexFunc(r.checks, func(c check) bool { return c.name == name })
+		if i < 0 {
+			return nil, errUnknownCheck.Withf("there is no check %q; there are %s", name, strings.Join(r.CheckNames(), ", "))
+		}
+		chosen = append(chosen, r.checks[i])
+	}
+	return chosen, nil
+}
+
+func encode(v any) (string, error) {
+	if v == nil {
+		return "{}", nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("encode evidence: %w", err)
+	}
+	return string(b), nil
+}

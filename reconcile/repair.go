@@ -1,0 +1,322 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"tallystick/internal/credit"
+	"tallystick/internal/fault"
+)
+
+// Refusals of a repair.
+var (
+	errRepairOff = &fault.Error{Kind: fault.KindConflict, Code: "repair_off", Public: "repair is switched off; set TALLYSTICK_REPAIR to ask or safe"}
+	errNoRepair  = &fault.Error{Kind: fault.KindConflict, Code: "no_repair", Public: "tallystick knows no repair for this finding; its explanation says what a person can do"}
+	errNotOpen   = &fault.Error{Kind: fault.KindConflict, Code: "finding_resolved", Public: "the finding is resolved; there is nothing to repair"}
+)
+
+// Outcome is what a repair did, or would do.
+type Outcome struct {
+	Finding string
+	Action  string
+	Result  string
+	Done    bool
+}
+
+// Repair mends one finding. With dryRun it only says what it would do. Done again,
+// it changes nothing: a finding is repaired once for each time that it opened.
+func (r *Reconciler) Repair(ctx context.Context, id, actor string, dryRun bool) (Outcome, error) {
+	f, err := r.Finding(ctx, id)
+	if err != nil {
+		return Outcome{}, err
+	}
+	out := Outcome{Finding: f.ID, Action: f.Repair}
+	switch {
+	case f.State == "resolved":
+		return out, errNotOpen
+	case f.Repair == "":
+		return out, errNoRepair
+	case r.Policy == RepairOff && !dryRun:
+		return out, errRepairOff
+	}
+	if dryRun {
+		out.Result = f.plan()
+		return out, nil
+	}
+	// What is foreign is called before the transaction that marks the repair: an
+	// event may be fed twice, since it is applied once.
+	if f.Repair == "feed_event" {
+		if err := r.feed(ctx, f); err != nil {
+			return out, err
+		}
+	}
+	missing, err := r.measure(ctx, f)
+	if err != nil {
+		return out, err
+	}
+	err = r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
+		out.Result, out.Done, err = r.mend(ctx, tx, f, missing, actor)
+		return err
+	})
+	if err == nil {
+		r.Logger.Info("repair", slog.String("finding", f.ID), slog.String("action", f.Repair), slog.String("actor", actor), slog.String("result", out.Result))
+	}
+	return out, err
+}
+
+// plan says what a repair would do.
+func (f Finding) plan() string {
+	switch f.Repair {
+	case "resend_usage":
+		return fmt.Sprintf("would measure anew what Stripe lacks of %s for %s, and send that much under new identifiers", f.Unit, f.Account)
+	case "feed_event":
+		return "would read the missed event from Stripe and put it into the inbox, from where it is applied like any other"
+	case "rebuild_balance":
+		return fmt.Sprintf("would set the balance of %s to what its journal says", f.Account)
+	}
+	return "would do " + f.Repair
+}
+
+func (r *Reconciler) feed(ctx context.Context, f Finding) error {
+	var args struct {
+		Event string `json:"event"`
+	}
+	if err := json.Unmarshal([]byte(f.RepairArgs), &args); err != nil {
+		return fmt.Errorf("read the repair of %s: %w", f.ID, err)
+	}
+	return r.Repairer.FeedEvent(ctx, args.Event)
+}
+
+// measure finds what Stripe lacks at this moment, bucket by bucket, for a repair
+// that sends it. It never trusts what a run found a while ago (R5).
+func (r *Reconciler) measure(ctx context.Context, f Finding) ([]Missing, error) {
+	if f.Repair != "resend_usage" {
+		return nil, nil
+	}
+	var args resend
+	if err := json.Unmarshal([]byte(f.RepairArgs), &args); err != nil {
+		return nil, fmt.Errorf("read the repair of %s: %w", f.ID, err)
+	}
+	var pairs []pair
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		pairs = nil
+		return tx.SelectContext(ctx, &pairs, sqlPairs, args.Account)
+	})
+	if err == nil {
+		pairs, err = r.atStripe(ctx, pairs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var missing []Missing
+	for _, p := range pairs {
+		if p.Meter != args.Meter || p.meterID == "" {
+			continue
+		}
+		for _, sp := range args.Spans {
+			more, err := r.measureSpan(ctx, p, sp)
+			if err != nil {
+				return nil, err
+			}
+			missing = append(missing, more...)
+		}
+	}
+	return missing, nil
+}
+
+// measureSpan looks at each bucket of a span. What is under way counts as if it
+// had arrived: sending it again as well would bill it twice.
+func (r *Reconciler) measureSpan(ctx context.Context, p pair, sp spanArgs) ([]Missing, error) {
+	var missing []Missing
+	now := r.Now()
+	for at := sp.From; at.Before(sp.To); at = at.Add(r.Bucket) {
+		one := span{from: at, to: at.Add(r.Bucket)}
+		if err := r.ourSide(ctx, p, scope{now: now}, &one); err != nil {
+			return nil, err
+		}
+		for _, customer := range p.Customers {
+			q, err := r.total(ctx, p, customer, one.from, one.to)
+			if err != nil {
+				return nil, err
+			}
+			one.theirs += q
+		}
+		moving := credit.Quantity(0)
+		for _, d := range one.deliveries {
+			if d.State == "pending" || d.State == "sending" || d.State == "ambiguous" {
+				moving += d.Quantity
+			}
+		}
+		if lacks := one.ours - one.theirs - moving; lacks > 0 {
+			missing = append(missing, Missing{Bucket: at, Quantity: lacks})
+		}
+	}
+	return missing, nil
+}
+
+// sqlRepaired relies on repairs_pkey: a finding is repaired once per opening.
+const sqlRepaired = `
+	INSERT INTO repairs (finding_id, times_open, action, result, actor, created_at)
+	VALUES ($1, $2, $3, $4, $5, $6)
+	ON CONFLICT (finding_id, times_open) DO NOTHING`
+
+// sqlEarlierRepair relies on repairs_pkey.
+const sqlEarlierRepair = `SELECT result FROM repairs WHERE finding_id = $1 AND times_open = $2`
+
+// mend does what is ours and keeps the audit row, in one transaction.
+func (r *Reconciler) mend(ctx context.Context, tx *sqlx.Tx, f Finding, missing []Missing, actor string) (result string, done bool, err error) {
+	locked, err := lockFinding(ctx, tx, f.ID)
+	if err != nil {
+		return "", false, err
+	}
+	var earlier []string
+	if err := tx.SelectContext(ctx, &earlier, sqlEarlierRepair, f.ID, locked.TimesOpen); err != nil {
+		return "", false, fmt.Errorf("look for an earlier repair: %w", err)
+	}
+	if len(earlier) > 0 {
+		return "was repaired before, the next run tells whether it helped: " + earlier[0], false, nil
+	}
+	switch f.Repair {
+	case "feed_event":
+		result = "the missed event is in the inbox"
+	case "rebuild_balance":
+		if err := r.Repairer.RebuildBalance(ctx, tx, f.Account); err != nil {
+			return "", false, err
+		}
+		result = "the balance is what the journal says"
+	case "resend_usage":
+		if result, err = r.resend(ctx, tx, f, missing); err != nil {
+			return "", false, err
+		}
+		if len(missing) == 0 {
+			return result, false, nil
+		}
+	}
+	_, err = tx.ExecContext(ctx, sqlRepaired, f.ID, locked.TimesOpen, f.Repair, result, actor, r.Now())
+	return result, err == nil, err
+}
+
+func (r *Reconciler) resend(ctx context.Context, tx *sqlx.Tx, f Finding, missing []Missing) (string, error) {
+	if len(missing) == 0 {
+		return "Stripe lacks nothing any more", nil
+	}
+	identifiers, err := r.Repairer.ResendUsage(ctx, tx, f.Account, f.Unit, missing)
+	if err != nil {
+		return "", err
+	}
+	var sum credit.Quantity
+	for _, m := range missing {
+		sum += m.Quantity
+	}
+	return fmt.Sprintf("%s of %s is sent again as %s", sum, f.Unit, strings.Join(identifiers, ", ")), nil
+}
+
+// sqlSafeFindings lists what may be repaired without asking.
+const sqlSafeFindings = `
+	SELECT f.finding_id FROM findings f
+	WHERE f.state = 'open' AND f.safe AND f.repair <> ''
+		AND NOT EXISTS (SELECT 1 FROM repairs p WHERE p.finding_id = f.finding_id AND p.times_open = f.times_open)
+	ORDER BY f.finding_id`
+
+// RepairAllSafe repairs every open finding whose repair can neither over-bill nor
+// over-credit.
+func (r *Reconciler) RepairAllSafe(ctx context.Context, actor string) ([]Outcome, error) {
+	var ids []string
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		ids = nil
+		return tx.SelectContext(ctx, &ids, sqlSafeFindings)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list what can be repaired: %w", err)
+	}
+	outcomes := make([]Outcome, 0, len(ids))
+	for _, id := range ids {
+		out, err := r.Repair(ctx, id, actor, false)
+		if err != nil {
+			return outcomes, fmt.Errorf("repair %s: %w", id, err)
+		}
+		outcomes = append(outcomes, out)
+	}
+	return outcomes, nil
+}
+
+func (r *Reconciler) repairSafe(ctx context.Context) error {
+	_, err := r.RepairAllSafe(ctx, "system:policy")
+	return err
+}
+
+// sqlOwed lists the findings about which a mail is owed.
+const sqlOwed = `
+	SELECT finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause, explanation,
+		evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, last_seen, resolved_at
+	FROM findings
+	WHERE state IN ('open', 'acknowledged') AND notified_at IS NULL
+	ORDER BY money DESC NULLS LAST, finding_id
+	FOR UPDATE`
+
+// sqlNotified relies on findings_pkey.
+const sqlNotified = `UPDATE findings SET notified_at = $2 WHERE finding_id = ANY ($1::text[])`
+
+// sqlToClear counts what is left and lists what was mailed about and is gone.
+const sqlToClear = `SELECT finding_id FROM findings WHERE state = 'resolved' AND notified_at IS NOT NULL AND cleared_at IS NULL ORDER BY finding_id FOR UPDATE`
+
+// sqlOpenCount counts what is not resolved.
+const sqlOpenCount = `SELECT count(*) FROM findings WHERE state <> 'resolved'`
+
+// sqlCleared relies on findings_pkey.
+const sqlCleared = `UPDATE findings SET cleared_at = $2 WHERE finding_id = ANY ($1::text[])`
+
+// notify stages one mail about everything that is new, and one when everything
+// that was mailed about is gone, each in the transaction that marks it as told.
+func (r *Reconciler) notify(ctx context.Context) error {
+	now := r.Now()
+	return r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
+		var owed []Finding
+		if err := tx.SelectContext(ctx, &owed, sqlOwed); err != nil {
+			return fmt.Errorf("list findings to mail: %w", err)
+		}
+		if len(owed) > 0 {
+			return r.tell(ctx, tx, owed, now)
+		}
+		var open int
+		var gone []string
+		if err := tx.GetContext(ctx, &open, sqlOpenCount); err != nil || open > 0 {
+			return err
+		}
+		if err := tx.SelectContext(ctx, &gone, sqlToClear); err != nil || len(gone) == 0 {
+			return err
+		}
+		m, err := r.clearMail(len(gone), now)
+		if err != nil {
+			return err
+		}
+		if err := r.Alerter.StageMail(ctx, tx, "clear:"+gone[0]+":"+now.Format(time.RFC3339Nano), m); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, sqlCleared, pq.StringArray(gone), now)
+		return err
+	})
+}
+
+func (r *Reconciler) tell(ctx context.Context, tx *sqlx.Tx, owed []Finding, now time.Time) error {
+	ids := make(pq.StringArray, len(owed))
+	for i, f := range owed {
+		ids[i] = f.ID
+	}
+	m, err := r.findingsMail(owed, now)
+	if err != nil {
+		return err
+	}
+	if err := r.Alerter.StageMail(ctx, tx, "findings:"+owed[0].ID+":"+now.Format(time.RFC3339Nano), m); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, sqlNotified, ids, now)
+	return err
+}

@@ -1,0 +1,62 @@
+package stripesim
+
+var customerParams = spec{
+	"name": "string", "email": "string", "description": "string", "phone": "string", "metadata": "map", "invoice_prefix": "string",
+	"address":        spec{"city": "string", "country": "string", "line1": "string", "line2": "string", "postal_code": "string", "state": "string"},
+	"payment_method": "string", "tax_exempt": "string",
+}
+
+func (s *Server) routeCustomers() {
+	s.handle("POST /v1/customers", customerParams, func(c *call) (object, *apiError) {
+		o := object{
+			"id": s.newID("cus"), "object": "customer", "created": s.now(), "livemode": false, "metadata": c.metadata(),
+			"name": c.orNull("name"), "email": c.orNull("email"), "description": c.orNull("description"), "phone": c.orNull("phone"),
+			"address": c.values["address"], "balance": 0, "currency": nil, "default_source": nil, "delinquent": false, "discount": nil,
+			"invoice_prefix":    s.newID("X")[2:10],
+			"invoice_settings":  object{"custom_fields": nil, "default_payment_method": nil, "footer": nil, "rendering_options": nil},
+			"preferred_locales": []any{}, "shipping": nil, "tax_exempt": "none", "test_clock": nil,
+		}
+		s.store.put("customer", o)
+		s.raise(c, "customer.created", o, nil)
+		return o, nil
+	})
+	s.handle("GET /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
+		return s.find("customer", c.path("id"), "id")
+	})
+	s.handle("POST /v1/customers/{id}", customerParams, func(c *call) (object, *apiError) {
+		o, err := s.find("customer", c.path("id"), "id")
+		if err == nil && flag(o, "deleted") {
+			err = missing("customer", c.path("id"), "id")
+		}
+		if err != nil {
+			return nil, err
+		}
+		changes := object{}
+		for _, name := range []string{"name", "email", "description", "phone", "address"} {
+			if c.has(name) {
+				changes[name] = c.orNull(name)
+			}
+		}
+		if c.has("metadata") {
+			changes["metadata"] = mergeMetadata(child(o, "metadata"), c.metadata())
+		}
+		previous := s.change("customer", o, changes)
+		s.raise(c, "customer.updated", o, previous)
+		return o, nil
+	})
+	s.handle("DELETE /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
+		o, err := s.find("customer", c.path("id"), "id")
+		if err != nil || flag(o, "deleted") {
+			return nil, missing("customer", c.path("id"), "id")
+		}
+		s.raise(c, "customer.deleted", o, nil)
+		gone := object{"id": o["id"], "object": "customer", "deleted": true}
+		s.store.put("customer", gone)
+		return gone, nil
+	})
+	s.handle("GET /v1/customers", listSpec(spec{"email": "string", "created": createdSpec}), func(c *call) (object, *apiError) {
+		return s.list(c, "customer", func(o object) bool {
+			return !flag(o, "deleted") && (!c.has("email") || text(o, "email") == c.text("email")) && inRange(c, number(o, "created"))
+		})
+	})
+}

@@ -1,0 +1,193 @@
+package stripesim
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// references says which members hold the id of an object, and of which kind.
+var references = map[string]string{
+	"customer": "customer", "payment_intent": "payment_intent", "latest_charge": "charge", "charge": "charge", "product": "product", "price": "price",
+}
+
+// render makes the answer of an object: members of ours are left out, and
+// members that were asked to be expanded hold the object instead of its id.
+func (s *Server) render(o object, expand []string) []byte {
+	body, err := json.Marshal(s.view(o, expand))
+	if err != nil {
+		s.logger.Error("an answer cannot be encoded", "error", err)
+		return serverError().body()
+	}
+	return body
+}
+
+// view is a deep copy of an object as it is answered.
+func (s *Server) view(o object, expand []string) object {
+	v := object{}
+	for name, member := range o {
+		if !strings.HasPrefix(name, "_") {
+			v[name] = s.viewMember(name, member, below(expand, name))
+		}
+	}
+	s.expandVirtual(o, v, expand)
+	return v
+}
+
+// below gives the paths that go on under a member, "" standing for the member itself.
+func below(expand []string, name string) []string {
+	var paths []string
+	for _, path := range expand {
+		if path == name {
+			paths = append(paths, "")
+		} else if rest, ok := strings.CutPrefix(path, name+"."); ok {
+			paths = append(paths, "", rest)
+		}
+	}
+	return paths
+}
+
+func (s *Server) viewMember(name string, member any, expand []string) any {
+	switch m := member.(type) {
+	case object:
+		return s.view(m, expand)
+	case []any:
+		list := make([]any, len(m))
+		for i, item := range m {
+			list[i] = item
+			if o, ok := item.(object); ok {
+				list[i] = s.view(o, expand)
+			}
+		}
+		return list
+	case string:
+		if kind := references[name]; kind != "" && slices.Contains(expand, "") {
+			if target := s.store.get(kind, m); target != nil {
+				return s.view(target, expand)
+			}
+		}
+	}
+	return member
+}
+
+// expandVirtual fills the lists that are answered only when asked for.
+func (s *Server) expandVirtual(o, v object, expand []string) {
+	switch text(o, "object") {
+	case "checkout.session":
+		if paths := below(expand, "line_items"); len(paths) > 0 {
+			items, _ := o["_line_items"].([]any)
+			v["line_items"] = s.view(listObject("/v1/checkout/sessions/"+text(o, "id")+"/line_items", items, false), paths)
+		}
+	case "charge":
+		if paths := below(expand, "refunds"); len(paths) > 0 {
+			var refunds []any
+			for _, r := range s.refundsOf(text(o, "id")) {
+				refunds = append(refunds, r)
+			}
+			v["refunds"] = s.view(listObject("/v1/charges/"+text(o, "id")+"/refunds", refunds, false), paths)
+		}
+	}
+}
+
+func listObject(url string, data []any, more bool) object {
+	if data == nil {
+		data = []any{}
+	}
+	return object{"object": "list", "url": url, "has_more": more, "data": data}
+}
+
+// listSpec is what every list takes; add merges filters into it.
+func listSpec(filters spec) spec {
+	sp := spec{"limit": "int", "starting_after": "string", "ending_before": "string"}
+	maps.Copy(sp, filters)
+	return sp
+}
+
+// createdSpec is the range filter of lists.
+var createdSpec = spec{"gt": "int", "gte": "int", "lt": "int", "lte": "int"}
+
+// inRange tells whether an object's time passes the created filter.
+func inRange(c *call, created int64) bool {
+	r := c.child("created")
+	return (!r.has("gt") || created > r.number("gt")) && (!r.has("gte") || created >= r.number("gte")) &&
+		(!r.has("lt") || created < r.number("lt")) && (!r.has("lte") || created <= r.number("lte"))
+}
+
+// list answers a page of a kind's objects that pass the filter, newest first.
+func (s *Server) list(c *call, kind string, passes func(object) bool) (object, *apiError) {
+	sh := s.store.shelf(kind)
+	var all []any
+	for _, id := range slices.Backward(sh.order) {
+		if o := sh.byID[id]; passes(o) {
+			all = append(all, o)
+		}
+	}
+	return page(c, c.r.URL.Path, kind, all)
+}
+
+// page cuts a page out of a whole list by Stripe's cursors.
+func page(c *call, url, kind string, all []any) (object, *apiError) {
+	limit := int64(10)
+	if c.has("limit") {
+		if limit = c.number("limit"); limit < 1 || limit > 100 {
+			return nil, invalid("limit", "parameter_invalid_integer", "This value must be greater than or equal to 1 and less than or equal to 100 (sent: %d)", limit)
+		}
+	}
+	at := func(id string) int {
+		return slices.IndexFunc(all, func(o any) bool { return text(o.(object), "id") == id })
+	}
+	if before := c.text("ending_before"); before != "" {
+		i := at(before)
+		if i < 0 {
+			return nil, missing(kind, before, "ending_before")
+		}
+		from := max(0, i-int(limit))
+		return listObject(url, all[from:i], from > 0), nil
+	}
+	from := 0
+	if after := c.text("starting_after"); after != "" {
+		i := at(after)
+		if i < 0 {
+			return nil, missing(kind, after, "starting_after")
+		}
+		from = i + 1
+	}
+	to := min(len(all), from+int(limit))
+	return listObject(url, all[from:to], to < len(all)), nil
+}
+
+// find gives an object or the error that it does not exist.
+func (s *Server) find(kind, id, param string) (object, *apiError) {
+	if o := s.store.get(kind, id); o != nil {
+		return o, nil
+	}
+	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter"}
+	name := kind
+	if n, ok := names[kind]; ok {
+		name = n
+	}
+	return nil, missing(name, id, param)
+}
+
+// change sets members of a stored object, keeps it, and gives what they were.
+func (s *Server) change(kind string, o object, changes object) (previous object) {
+	previous = object{}
+	for name, v := range changes {
+		if !equal(o[name], v) {
+			previous[name] = o[name]
+			o[name] = v
+		}
+	}
+	s.store.put(kind, o)
+	return previous
+}
+
+func equal(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
