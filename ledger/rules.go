@@ -96,14 +96,18 @@ const sqlVerifyAdjustments = `
 		ON t.part = d.part AND t.account = d.account AND t.version = d.transfer_version AND t.cause = d.adjustment_id
 	WHERE d.adjustment_id IS NULL OR t.version IS NULL OR d.credits <> t.amount`
 
-// sqlVerifyDeliveries compares what accepted usage staged with what is staged.
+// sqlVerifyDeliveries compares what accepted usage staged with what is staged. A
+// repair may stand in for a row that was lost, and may send more than that again.
 const sqlVerifyDeliveries = `
 	SELECT coalesce(u.account, d.account) || ', meter ' || coalesce(u.meter, d.meter) || ': usage staged ' || coalesce(u.staged, 0) || ', deliveries hold ' ||
-		coalesce(d.staged, 0) || ' (millionths)'
+		coalesce(d.staged, 0) || ' and repairs ' || coalesce(d.repaired, 0) || ' (millionths)'
 	FROM (SELECT part, account, meter, sum(staged) AS staged FROM usage GROUP BY part, account, meter HAVING sum(staged) <> 0) u
-	FULL JOIN (SELECT part, account, meter, sum(quantity) AS staged FROM deliveries WHERE origin = 'usage' GROUP BY part, account, meter) d
-		ON d.part = u.part AND d.account = u.account AND d.meter = u.meter
-	WHERE coalesce(u.staged, 0) <> coalesce(d.staged, 0)`
+	FULL JOIN (
+		SELECT part, account, meter, coalesce(sum(quantity) FILTER (WHERE origin = 'usage'), 0) AS staged,
+			coalesce(sum(quantity) FILTER (WHERE origin = 'repair'), 0) AS repaired
+		FROM deliveries GROUP BY part, account, meter
+	) d ON d.part = u.part AND d.account = u.account AND d.meter = u.meter
+	WHERE coalesce(u.staged, 0) NOT BETWEEN coalesce(d.staged, 0) AND coalesce(d.staged, 0) + coalesce(d.repaired, 0)`
 
 // sqlVerifyIdentifiers makes sure that no two deliveries share an identifier:
 // Stripe would take the second for a repeat of the first, and drop it.

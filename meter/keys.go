@@ -259,3 +259,9 @@ func utc(t *time.Time) *time.Time {
 	u := t.UTC().Truncate(time.Microsecond)
 	return &u
 }
+
+// Works tells whether a key is valid and carries a scope.
+func (m *Meter) Works(ctx context.Context, secret, scope string) bool {
+	key, err := m.lookUp(ctx, secret)
+	return err == nil && key.allows(scope)
+}

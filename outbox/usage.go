@@ -229,7 +229,7 @@ func (o *Outbox) send(ctx context.Context, d delivery) Result {
 // the meantime, after our lease, stays settled.
 const sqlMark = `
 	UPDATE deliveries d
-	SET state = r.state, next_try_at = r.next_try_at, delivered_at = CASE WHEN r.state = 'delivered' THEN $5 END, error = r.error, updated_at = $5
+	SET state = r.state, next_try_at = r.next_try_at, delivered_at = CASE WHEN r.state = 'delivered' THEN $5::timestamptz END, error = r.error, updated_at = $5
 	FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $6::smallint[]) AS r (identifier, state, next_try_at, error, part)
 	WHERE d.part = r.part AND d.identifier = r.identifier AND d.state = 'sending'`
 

@@ -346,3 +346,25 @@ func (s *Server) post(ctx context.Context, target, signature string, body []byte
 	_ = response.Body.Close()
 	return response.StatusCode >= 200 && response.StatusCode < 300
 }
+
+// EnsureEndpoint makes an endpoint for all events, or points the one that was made
+// so before at url, and gives its newest secret.
+func (s *Server) EnsureEndpoint(url string) (secret string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.store.shelf("webhook_endpoint")
+	for _, id := range sh.order {
+		o := sh.byID[id]
+		if text(child(o, "metadata"), "made_by") == "stripesim" {
+			s.change("webhook_endpoint", o, object{"url": url, "status": "enabled"})
+			secrets, _ := o["_secrets"].([]any)
+			return fmt.Sprint(secrets[len(secrets)-1]), nil
+		}
+	}
+	c := &call{s: s, params: params{object{"url": url, "enabled_events": []any{"*"}, "api_version": APIVersion, "metadata": object{"made_by": "stripesim"}}}}
+	o, failed := s.makeEndpoint(c)
+	if failed != nil {
+		return "", failed
+	}
+	return text(o, "secret"), nil
+}

@@ -126,7 +126,7 @@ func (s *Server) done(r *http.Request, route, id string, rec *recorder, took tim
 	}, notes...)
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
-		if status >= http.StatusInternalServerError {
+		if status >= http.StatusInternalServerError && r.Context().Err() == nil { // a client that went away is no error of ours
 			level = slog.LevelError
 		}
 	}

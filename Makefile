@@ -1,0 +1,57 @@
+# The two commands that matter: `make demo` shows it, `make test` proves it.
+# Both work on a Debian machine that has Go, git and make: what else they need,
+# scripts/need finds or installs.
+
+GO            ?= go
+BIN           := bin/tallystick
+CACHE         := $(CURDIR)/.cache
+VERSION       := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LINT_VERSION  := v2.15.0
+LINT          := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
+TEST_FLAGS    ?= -race -shuffle=on -timeout=15m
+TEST_PACKAGES ?= ./...
+BENCH_FLAGS   ?= -benchtime=2s
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench fmt clean FORCE
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(BIN) ## build bin/tallystick
+
+# The go command knows best whether anything changed.
+$(BIN): FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/tallystick
+
+demo: build ## play a day in the life; ends by itself with CI set or without a terminal
+	@scripts/need postgres
+	@if [ -n "$$CI" ] || ! [ -t 0 ] || ! [ -t 1 ]; then set -- --exit; fi; $(BIN) demo "$$@"
+
+test: ## run all tests with the race detector
+	@scripts/need postgres race
+	$(GO) vet $(TEST_PACKAGES)
+	$(GO) test $(TEST_FLAGS) $(TEST_PACKAGES)
+	@if [ -f conformance/go.mod ]; then set -ex; cd conformance; $(GO) vet ./...; $(GO) test $(TEST_FLAGS) ./...; fi
+
+lint: $(LINT) ## check format, lint rules and go.mod
+	$(LINT) fmt --diff
+	$(LINT) run
+	$(GO) mod tidy -diff
+	@for script in scripts/* .ci/run; do bash -n "$$script" || exit 1; done
+
+$(LINT):
+	@mkdir -p $(@D)
+	GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv $(@D)/golangci-lint $@
+
+fmt: $(LINT) ## format the Go sources
+	$(LINT) fmt
+
+bench: ## run the benchmarks
+	@scripts/need postgres
+	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) \
+		$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u)
+
+clean: ## remove what was built
+	rm -rf bin .cache
