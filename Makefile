@@ -22,7 +22,7 @@ build: $(BIN) ## build bin/tallystick
 
 # The go command knows best whether anything changed.
 $(BIN): FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/tallystick
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.stamp=$(VERSION)' -o $@ ./cmd/tallystick
 
 demo: build ## play a day in the life; ends by itself with CI set or without a terminal
 	@scripts/need postgres
@@ -50,8 +50,9 @@ fmt: $(LINT) ## format the Go sources
 
 bench: ## run the benchmarks
 	@scripts/need postgres
-	$(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) \
-		$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u)
+	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
+	if [ -z "$$packages" ]; then echo 'there are no benchmarks'; exit 0; fi; \
+	set -x; $(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $$packages
 
 clean: ## remove what was built
 	rm -rf bin .cache

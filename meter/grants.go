@@ -29,7 +29,7 @@ const (
 const sqlBalanceAfter = `
 	SELECT available_after AS available, held_after AS held, debt_after AS debt, version
 	FROM transfers
-	WHERE part = $1 AND account = $2 AND version IN ($3, $3 + 1) AND cause = $4
+	WHERE part = $1 AND account = $2 AND version IN ($3::bigint, $3::bigint + 1) AND cause = $4
 	ORDER BY version DESC
 	LIMIT 1`
 

@@ -50,6 +50,17 @@ func (s *Server) routePayments() {
 		s.change("payment_intent", pi, changes) // raises no event: Stripe has no payment_intent.updated
 		return pi, nil
 	})
+	s.routeIntentSteps()
+	s.handle("GET /v1/payment_intents", listSpec(spec{"customer": "string", "created": createdSpec}), func(c *call) (object, *apiError) {
+		return s.list(c, "payment_intent", func(o object) bool {
+			return (!c.has("customer") || text(o, "customer") == c.text("customer")) && inRange(c, number(o, "created"))
+		})
+	})
+	s.routeCharges()
+}
+
+// routeIntentSteps mounts what moves an intent from one state to the next.
+func (s *Server) routeIntentSteps() {
 	s.handle("POST /v1/payment_intents/{id}/confirm", spec{"payment_method": "string", "return_url": "string"}, func(c *call) (object, *apiError) {
 		pi, err := s.find("payment_intent", c.path("id"), "intent")
 		if err != nil {
@@ -84,12 +95,6 @@ func (s *Server) routePayments() {
 		s.raise(c, "payment_intent.canceled", pi, nil)
 		return pi, nil
 	})
-	s.handle("GET /v1/payment_intents", listSpec(spec{"customer": "string", "created": createdSpec}), func(c *call) (object, *apiError) {
-		return s.list(c, "payment_intent", func(o object) bool {
-			return (!c.has("customer") || text(o, "customer") == c.text("customer")) && inRange(c, number(o, "created"))
-		})
-	})
-	s.routeCharges()
 }
 
 func (s *Server) routeCharges() {

@@ -14,12 +14,6 @@ import (
 	"time"
 )
 
-// Clock is the simulator's time. Advance moves it forward.
-type Clock interface {
-	Now() time.Time
-	Advance(d time.Duration)
-}
-
 // Options configure a simulator; the zero value is ready for use.
 type Options struct {
 	Clock    Clock        // nil: a clock of its own that starts at the machine's time
@@ -137,26 +131,6 @@ func (s *Server) newID(prefix string) string {
 		}
 	}
 	return prefix + "_" + strings.ToUpper(hex.EncodeToString(b[:2])) + hex.EncodeToString(b[2:])
-}
-
-// ownClock is the machine's time plus an offset.
-type ownClock struct {
-	mu     sync.Mutex
-	offset time.Duration
-}
-
-// Now is the machine's time moved by what was advanced.
-func (c *ownClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Now().UTC().Add(c.offset)
-}
-
-// Advance moves the time forward.
-func (c *ownClock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.offset += max(d, 0)
 }
 
 func (s *Server) routes() {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	if _, err := pgdev.Start(context.Background(), pgdev.Options{Dir: dir, Cache: os.TempDir()}); err != nil {
+	if _, err := pgdev.Start(context.Background(), pgdev.Options{Dir: dir, Cache: base()}); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -36,11 +37,27 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
+// base is in memory where there is room: most of the time of a start is the copy
+// of a thousand files.
+var base = sync.OnceValue(func() string {
+	const memory = "/dev/shm"
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(memory, &fs); err != nil || int64(fs.Bavail)*fs.Bsize < 1<<30 {
+		return os.TempDir()
+	}
+	return memory
+})
+
 // newDir is a directory with a short path that an ordinary user may enter, which
 // t.TempDir is not.
 func newDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgdev-")
+	return newDirIn(t, base())
+}
+
+func newDirIn(t *testing.T, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "pgdev-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +71,7 @@ func newDir(t *testing.T) string {
 func start(t *testing.T, o pgdev.Options) *pgdev.Server {
 	t.Helper()
 	if o.Cache == "" {
-		o.Cache = os.TempDir()
+		o.Cache = base()
 	}
 	s, err := pgdev.Start(t.Context(), o)
 	if err != nil {
@@ -118,7 +135,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		return
 	}
 	const nobody = 65534
-	dir := newDir(t)
+	dir := newDirIn(t, os.TempDir()) // nothing can be executed in memory
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
