@@ -215,10 +215,12 @@ func (o *Outbox) send(ctx context.Context, d delivery) Result {
 	result := o.usage.SendMeterEvent(ctx, MeterEvent{
 		EventName: d.EventName, Customer: d.Customer, Identifier: d.Identifier, Value: d.Quantity, Timestamp: d.Bucket, Attempt: d.Attempts + 1,
 	})
-	if result.Outcome == OutcomeBlocked {
+	switch result.Outcome {
+	case OutcomeBlocked:
 		o.block(o.now(), result.Reason)
-	} else if result.Outcome == OutcomeDelivered {
+	case OutcomeDelivered:
 		o.unblock()
+	default: // says nothing about the key
 	}
 	o.logger.Debug("delivery", slog.String("identifier", d.Identifier), slog.String("account", d.Account), slog.String("meter", d.Meter),
 		slog.Int("outcome", int(result.Outcome)), slog.String("reason", result.Reason))

@@ -138,7 +138,7 @@ func (r *Reconciler) paidSession(s stripe.Session, pi stripe.PaymentIntent) paid
 		id: cmp.Or(s.PaymentIntent, s.ID), session: s.ID, customer: cmp.Or(s.Customer, pi.Customer), money: s.Money, currency: s.Currency,
 		account: cmp.Or(s.ClientReference, s.Metadata["account"], pi.Metadata["account"]),
 	}
-	sum, any := new(big.Rat), false
+	sum, priced := new(big.Rat), false
 	for _, item := range s.Items {
 		text := cmp.Or(item.PriceMetadata["credits"], item.ProductMetadata["credits"])
 		if text == "" {
@@ -149,10 +149,10 @@ func (r *Reconciler) paidSession(s stripe.Session, pi stripe.PaymentIntent) paid
 			p.unpriced = fmt.Sprintf("credits %q of price %s is no number", text, item.Price)
 			return p
 		}
-		any = true
+		priced = true
 		sum.Add(sum, each.Mul(each, big.NewRat(item.Quantity, 1)))
 	}
-	if any {
+	if priced {
 		p.setCredits(sum)
 		return p
 	}

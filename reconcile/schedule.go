@@ -70,5 +70,5 @@ func (c cronLog) Info(string, ...any) {}
 
 // Error logs the line.
 func (c cronLog) Error(err error, text string, _ ...any) {
-	c.l.Error("schedule: "+text, slog.String("error", err.Error()))
+	c.l.Error("schedule", slog.String("line", text), slog.String("error", err.Error()))
 }

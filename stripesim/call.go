@@ -29,8 +29,8 @@ type call struct {
 	fault  *Fault // the rule that struck this call, if any
 }
 
-// path gives a wildcard of the route's pattern.
-func (c *call) path(name string) string { return c.r.PathValue(name) }
+// target is the id in the path.
+func (c *call) target() string { return c.r.PathValue("id") }
 
 // endpoint executes a call and gives the object to answer.
 type endpoint func(c *call) (object, *apiError)

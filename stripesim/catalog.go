@@ -31,7 +31,7 @@ func (s *Server) routeCatalog() {
 		}
 		return s.makeProduct(c, c.params), nil
 	})
-	s.handle("GET /v1/products/{id}", nil, func(c *call) (object, *apiError) { return s.find("product", c.path("id"), "id") })
+	s.handle("GET /v1/products/{id}", nil, func(c *call) (object, *apiError) { return s.find("product", c.target(), "id") })
 	s.handle("POST /v1/products/{id}", productParams, func(c *call) (object, *apiError) { return s.update(c, "product") })
 	s.handle("GET /v1/products", listSpec(spec{"active": "bool", "created": createdSpec, "ids": listOf{"string"}}), func(c *call) (object, *apiError) {
 		return s.list(c, "product", func(o object) bool {
@@ -39,7 +39,7 @@ func (s *Server) routeCatalog() {
 		})
 	})
 	s.handle("POST /v1/prices", priceParams, func(c *call) (object, *apiError) { return s.makePrice(c, c.params) })
-	s.handle("GET /v1/prices/{id}", nil, func(c *call) (object, *apiError) { return s.find("price", c.path("id"), "id") })
+	s.handle("GET /v1/prices/{id}", nil, func(c *call) (object, *apiError) { return s.find("price", c.target(), "id") })
 	s.handle("POST /v1/prices/{id}", spec{"active": "bool", "metadata": "map", "nickname": "string", "lookup_key": "string", "tax_behavior": "string"},
 		func(c *call) (object, *apiError) { return s.update(c, "price") })
 	filters := spec{
@@ -167,7 +167,7 @@ func (s *Server) recurring(p params) (object, *apiError) {
 
 // update changes the members that a call names, metadata by key.
 func (s *Server) update(c *call, kind string) (object, *apiError) {
-	o, err := s.find(kind, c.path("id"), "id")
+	o, err := s.find(kind, c.target(), "id")
 	if err != nil {
 		return nil, err
 	}

@@ -17,10 +17,10 @@ var checkoutParams = spec{
 func (s *Server) routeCheckout() {
 	s.handle("POST /v1/checkout/sessions", checkoutParams, func(c *call) (object, *apiError) { return s.makeSession(c) })
 	s.handle("GET /v1/checkout/sessions/{id}", nil, func(c *call) (object, *apiError) {
-		return s.find("checkout.session", c.path("id"), "session")
+		return s.find("checkout.session", c.target(), "session")
 	})
 	s.handle("POST /v1/checkout/sessions/{id}/expire", nil, func(c *call) (object, *apiError) {
-		o, err := s.find("checkout.session", c.path("id"), "session")
+		o, err := s.find("checkout.session", c.target(), "session")
 		if err != nil {
 			return nil, err
 		}
@@ -31,7 +31,7 @@ func (s *Server) routeCheckout() {
 		return o, nil
 	})
 	s.handle("GET /v1/checkout/sessions/{id}/line_items", listSpec(nil), func(c *call) (object, *apiError) {
-		o, err := s.find("checkout.session", c.path("id"), "session")
+		o, err := s.find("checkout.session", c.target(), "session")
 		if err != nil {
 			return nil, err
 		}
@@ -182,7 +182,7 @@ func (s *Server) pay(c *call, o object, outcome string) *apiError {
 	pi := s.sessionIntent(c, o)
 	switch outcome {
 	case "card_declined":
-		s.decline(c, pi)
+		_ = s.decline(c, pi) // the customer's failure, which the caller asked for
 		return nil
 	case "unpaid":
 		s.change("payment_intent", pi, object{"status": "processing", "payment_method_types": []any{"us_bank_account"}})

@@ -21,12 +21,12 @@ func (s *Server) routeCustomers() {
 		return o, nil
 	})
 	s.handle("GET /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
-		return s.find("customer", c.path("id"), "id")
+		return s.find("customer", c.target(), "id")
 	})
 	s.handle("POST /v1/customers/{id}", customerParams, func(c *call) (object, *apiError) {
-		o, err := s.find("customer", c.path("id"), "id")
+		o, err := s.find("customer", c.target(), "id")
 		if err == nil && flag(o, "deleted") {
-			err = missing("customer", c.path("id"), "id")
+			err = missing("customer", c.target(), "id")
 		}
 		if err != nil {
 			return nil, err
@@ -45,9 +45,9 @@ func (s *Server) routeCustomers() {
 		return o, nil
 	})
 	s.handle("DELETE /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
-		o, err := s.find("customer", c.path("id"), "id")
+		o, err := s.find("customer", c.target(), "id")
 		if err != nil || flag(o, "deleted") {
-			return nil, missing("customer", c.path("id"), "id")
+			return nil, missing("customer", c.target(), "id")
 		}
 		s.raise(c, "customer.deleted", o, nil)
 		gone := object{"id": o["id"], "object": "customer", "deleted": true}

@@ -55,9 +55,9 @@ func (s *Server) raise(c *call, kind string, o, previous object) {
 
 func (s *Server) routeEvents() {
 	s.handle("GET /v1/events/{id}", nil, func(c *call) (object, *apiError) {
-		o, err := s.find("event", c.path("id"), "id")
+		o, err := s.find("event", c.target(), "id")
 		if err == nil && s.expired(o) {
-			err = missing("event", c.path("id"), "id")
+			err = missing("event", c.target(), "id")
 		}
 		return o, err
 	})
@@ -75,12 +75,12 @@ func (s *Server) routeEvents() {
 		"url": "string", "enabled_events": listOf{"string"}, "api_version": "string", "description": "string", "metadata": "map", "connect": "bool", "disabled": "bool",
 	}
 	s.handle("POST /v1/webhook_endpoints", endpoint, func(c *call) (object, *apiError) { return s.makeEndpoint(c) })
-	s.handle("GET /v1/webhook_endpoints/{id}", nil, func(c *call) (object, *apiError) { return s.find("webhook_endpoint", c.path("id"), "id") })
+	s.handle("GET /v1/webhook_endpoints/{id}", nil, func(c *call) (object, *apiError) { return s.find("webhook_endpoint", c.target(), "id") })
 	s.handle("GET /v1/webhook_endpoints", listSpec(nil), func(c *call) (object, *apiError) {
 		return s.list(c, "webhook_endpoint", func(object) bool { return true })
 	})
 	s.handle("POST /v1/webhook_endpoints/{id}", endpoint, func(c *call) (object, *apiError) {
-		o, err := s.find("webhook_endpoint", c.path("id"), "id")
+		o, err := s.find("webhook_endpoint", c.target(), "id")
 		if err != nil {
 			return nil, err
 		}
@@ -97,11 +97,11 @@ func (s *Server) routeEvents() {
 		return o, nil
 	})
 	s.handle("DELETE /v1/webhook_endpoints/{id}", nil, func(c *call) (object, *apiError) {
-		if _, err := s.find("webhook_endpoint", c.path("id"), "id"); err != nil {
+		if _, err := s.find("webhook_endpoint", c.target(), "id"); err != nil {
 			return nil, err
 		}
-		s.store.delete("webhook_endpoint", c.path("id"))
-		return object{"id": c.path("id"), "object": "webhook_endpoint", "deleted": true}, nil
+		s.store.delete("webhook_endpoint", c.target())
+		return object{"id": c.target(), "object": "webhook_endpoint", "deleted": true}, nil
 	})
 }
 

@@ -1,12 +1,11 @@
 package stripesim
 
 import (
+	mathrand "math/rand/v2"
 	"net/http"
 	"path"
 	"slices"
 	"time"
-
-	mathrand "math/rand/v2"
 )
 
 // Fault is a rule: calls that match go wrong in the way it names.

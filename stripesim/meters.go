@@ -163,9 +163,9 @@ func (s *Server) routeMeters() {
 		"customer_mapping": spec{"event_payload_key": "string", "type": "string"}, "value_settings": spec{"event_payload_key": "string"},
 	}
 	s.handle("POST /v1/billing/meters", create, func(c *call) (object, *apiError) { return s.makeMeter(c) })
-	s.handle("GET /v1/billing/meters/{id}", nil, func(c *call) (object, *apiError) { return s.find("billing.meter", c.path("id"), "id") })
+	s.handle("GET /v1/billing/meters/{id}", nil, func(c *call) (object, *apiError) { return s.find("billing.meter", c.target(), "id") })
 	s.handle("POST /v1/billing/meters/{id}", spec{"display_name": "string"}, func(c *call) (object, *apiError) {
-		o, err := s.find("billing.meter", c.path("id"), "id")
+		o, err := s.find("billing.meter", c.target(), "id")
 		if err == nil && c.has("display_name") {
 			s.change("billing.meter", o, object{"display_name": c.text("display_name"), "updated": s.now()})
 		}
@@ -214,7 +214,7 @@ func (s *Server) makeMeter(c *call) (object, *apiError) {
 }
 
 func (s *Server) switchMeter(c *call, status string) (object, *apiError) {
-	o, err := s.find("billing.meter", c.path("id"), "id")
+	o, err := s.find("billing.meter", c.target(), "id")
 	if err != nil {
 		return nil, err
 	}
@@ -400,7 +400,7 @@ func (s *Server) adjustMeterEvent(c *call) (object, *apiError) {
 }
 
 func (s *Server) summaries(c *call) (object, *apiError) {
-	meter, err := s.find("billing.meter", c.path("id"), "id")
+	meter, err := s.find("billing.meter", c.target(), "id")
 	if err == nil {
 		err = c.require("customer", "start_time", "end_time")
 	}

@@ -31,10 +31,10 @@ func (s *Server) routePayments() {
 		return pi, nil
 	})
 	s.handle("GET /v1/payment_intents/{id}", spec{"client_secret": "string"}, func(c *call) (object, *apiError) {
-		return s.find("payment_intent", c.path("id"), "intent")
+		return s.find("payment_intent", c.target(), "intent")
 	})
 	s.handle("POST /v1/payment_intents/{id}", intentParams, func(c *call) (object, *apiError) {
-		pi, err := s.find("payment_intent", c.path("id"), "intent")
+		pi, err := s.find("payment_intent", c.target(), "intent")
 		if err != nil {
 			return nil, err
 		}
@@ -62,14 +62,14 @@ func (s *Server) routePayments() {
 // routeIntentSteps mounts what moves an intent from one state to the next.
 func (s *Server) routeIntentSteps() {
 	s.handle("POST /v1/payment_intents/{id}/confirm", spec{"payment_method": "string", "return_url": "string"}, func(c *call) (object, *apiError) {
-		pi, err := s.find("payment_intent", c.path("id"), "intent")
+		pi, err := s.find("payment_intent", c.target(), "intent")
 		if err != nil {
 			return nil, err
 		}
 		return pi, s.confirm(c, pi, c.text("payment_method"))
 	})
 	s.handle("POST /v1/payment_intents/{id}/capture", spec{"amount_to_capture": "int"}, func(c *call) (object, *apiError) {
-		pi, err := s.find("payment_intent", c.path("id"), "intent")
+		pi, err := s.find("payment_intent", c.target(), "intent")
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +84,7 @@ func (s *Server) routeIntentSteps() {
 		return pi, nil
 	})
 	s.handle("POST /v1/payment_intents/{id}/cancel", spec{"cancellation_reason": "string"}, func(c *call) (object, *apiError) {
-		pi, err := s.find("payment_intent", c.path("id"), "intent")
+		pi, err := s.find("payment_intent", c.target(), "intent")
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +98,7 @@ func (s *Server) routeIntentSteps() {
 }
 
 func (s *Server) routeCharges() {
-	s.handle("GET /v1/charges/{id}", nil, func(c *call) (object, *apiError) { return s.find("charge", c.path("id"), "id") })
+	s.handle("GET /v1/charges/{id}", nil, func(c *call) (object, *apiError) { return s.find("charge", c.target(), "id") })
 	s.handle("POST /v1/charges/{id}", spec{"metadata": "map", "description": "string", "receipt_email": "string"}, func(c *call) (object, *apiError) {
 		return s.update(c, "charge")
 	})

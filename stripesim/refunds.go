@@ -3,9 +3,9 @@ package stripesim
 func (s *Server) routeRefunds() {
 	create := spec{"charge": "string", "payment_intent": "string", "amount": "int", "reason": "string", "metadata": "map"}
 	s.handle("POST /v1/refunds", create, func(c *call) (object, *apiError) { return s.makeRefund(c) })
-	s.handle("GET /v1/refunds/{id}", nil, func(c *call) (object, *apiError) { return s.find("refund", c.path("id"), "id") })
+	s.handle("GET /v1/refunds/{id}", nil, func(c *call) (object, *apiError) { return s.find("refund", c.target(), "id") })
 	s.handle("POST /v1/refunds/{id}", spec{"metadata": "map"}, func(c *call) (object, *apiError) {
-		o, err := s.find("refund", c.path("id"), "id")
+		o, err := s.find("refund", c.target(), "id")
 		if err != nil {
 			return nil, err
 		}
@@ -14,7 +14,7 @@ func (s *Server) routeRefunds() {
 		return o, nil
 	})
 	s.handle("POST /v1/refunds/{id}/cancel", nil, func(c *call) (object, *apiError) {
-		o, err := s.find("refund", c.path("id"), "id")
+		o, err := s.find("refund", c.target(), "id")
 		if err != nil {
 			return nil, err
 		}

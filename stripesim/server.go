@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
@@ -70,7 +69,7 @@ func NewServer(o Options) (*Server, error) {
 		http: &http.Client{Timeout: webhookTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
-		s.logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		s.logger = slog.New(slog.DiscardHandler)
 	}
 	if s.clock == nil {
 		s.clock = &ownClock{}
@@ -81,7 +80,7 @@ func NewServer(o Options) (*Server, error) {
 	}
 	s.routes()
 	s.requeue()
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // a server lives until its Close, as http.Server does
 	s.stop = stop
 	s.done.Go(func() { s.deliverLoop(ctx) })
 	return s, nil
@@ -127,7 +126,7 @@ func (s *Server) newID(prefix string) string {
 		_, _ = rand.Read(b[:])
 	} else {
 		for i := range b {
-			b[i] = byte(s.random.UintN(256))
+			b[i] = byte(s.random.UintN(256)) //nolint:gosec // below 256
 		}
 	}
 	return prefix + "_" + strings.ToUpper(hex.EncodeToString(b[:2])) + hex.EncodeToString(b[2:])

@@ -81,10 +81,10 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 func problem(status int, raw []byte) error {
 	var d api.Problem
 	code := exitUsage
-	switch {
-	case status == http.StatusPaymentRequired || status == http.StatusInternalServerError:
+	switch status {
+	case http.StatusPaymentRequired, http.StatusInternalServerError:
 		code = exitFindings
-	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		code = exitUnreachable
 	}
 	if json.Unmarshal(raw, &d) != nil || d.Code == "" {

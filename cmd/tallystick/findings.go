@@ -80,9 +80,21 @@ func (p *program) findingsShowCommand() *cobra.Command {
 				deadline = f.Deadline.Format(time.RFC3339)
 			}
 			return p.rows([]string{"", f.ID}, [][]string{
-				{"check", f.Check}, {"subject", f.Subject}, {"account", f.Account}, {"money at risk", money}, {"severity", f.Severity}, {"ours", f.Ours},
-				{"Stripe's", f.Theirs}, {"difference", f.Difference + " " + f.Unit}, {"cause", f.Cause}, {"explanation", f.Explanation}, {"deadline", deadline},
-				{"state", f.State}, {"repair", f.Repair}, {"first seen", f.FirstSeen.Format(time.RFC3339)}, {"last seen", f.LastSeen.Format(time.RFC3339)},
+				{"check", f.Check},
+				{"subject", f.Subject},
+				{"account", f.Account},
+				{"money at risk", money},
+				{"severity", f.Severity},
+				{"ours", f.Ours},
+				{"Stripe's", f.Theirs},
+				{"difference", f.Difference + " " + f.Unit},
+				{"cause", f.Cause},
+				{"explanation", f.Explanation},
+				{"deadline", deadline},
+				{"state", f.State},
+				{"repair", f.Repair},
+				{"first seen", f.FirstSeen.Format(time.RFC3339)},
+				{"last seen", f.LastSeen.Format(time.RFC3339)},
 				{"evidence", string(f.Evidence)},
 			}, raw, f)
 		},

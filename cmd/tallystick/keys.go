@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -52,7 +51,7 @@ func (p *program) direct(ctx context.Context, do func(m *meter.Meter) error) err
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	m := meter.New(meter.Config{DB: db, Now: clock.Now, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Lanes: 1})
+	m := meter.New(meter.Config{DB: db, Now: clock.Now, Logger: slog.New(slog.DiscardHandler), Lanes: 1})
 	defer m.Close()
 	return do(m)
 }

@@ -210,7 +210,7 @@ func (u *Up) startStripe(ctx context.Context, before Info) error {
 		}
 		return nil
 	}
-	sim, err := stripesim.NewServer(stripesim.Options{Clock: u.Clock, Dir: filepath.Join(u.options.Data, "stripe"), Logger: u.options.Logger})
+	sim, err := stripesim.NewServer(stripesim.Options{Clock: u.Clock, Dir: filepath.Join(u.options.Data, "stripe"), Logger: u.options.Logger}) //nolint:contextcheck // it lives until its Close
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func shop(t *testing.T, credits string) *apptest.App {
 	a.Want(201, "PUT", "/v1/accounts/acme", `{}`, nil)
 	a.Want(201, "PUT", "/v1/meters/call", `{"credits_per_unit": 1}`, nil)
 	if credits != "0" {
-		a.Want(201, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": `+credits+`}`, nil)
+		a.Want(201, http.MethodPost, "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": `+credits+`}`, nil)
 	}
 	return a
 }
@@ -55,7 +55,7 @@ func TestTheSameUsageAHundredTimesInParallelHasOneEffectAndEqualAnswers(t *testi
 	var wg sync.WaitGroup
 	for i := range bodies {
 		wg.Go(func() {
-			r := a.Call("POST", "/v1/usage", `{"id": "usage-0001", "account": "acme", "meter": "call", "quantity": 7}`)
+			r := a.Call(http.MethodPost, "/v1/usage", `{"id": "usage-0001", "account": "acme", "meter": "call", "quantity": 7}`)
 			bodies[i] = fmt.Sprint(r.Status, string(r.Body))
 			if r.Header.Get("Idempotent-Replayed") == "" {
 				fresh.Add(1)
@@ -84,7 +84,7 @@ func TestTwoHundredRequestsForTheLastCreditOneIsAccepted(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 200 {
 		wg.Go(func() {
-			switch r := a.Call("POST", "/v1/usage", fmt.Sprintf(`{"id": "usage-%04d", "account": "acme", "meter": "call", "quantity": 1}`, i)); {
+			switch r := a.Call(http.MethodPost, "/v1/usage", fmt.Sprintf(`{"id": "usage-%04d", "account": "acme", "meter": "call", "quantity": 1}`, i)); {
 			case r.Status == http.StatusCreated:
 				accepted.Add(1)
 			case r.Status == http.StatusPaymentRequired && r.Code() == "insufficient_credits":
@@ -105,9 +105,9 @@ func TestARefusalLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	a := shop(t, "0")
 	body := `{"id": "usage-0001", "account": "acme", "meter": "call", "quantity": 3}`
-	a.Want(402, "POST", "/v1/usage", body, nil)
-	a.Want(201, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": 3}`, nil)
-	if r := a.Want(201, "POST", "/v1/usage", body, nil); r.Header.Get("Idempotent-Replayed") != "" {
+	a.Want(402, http.MethodPost, "/v1/usage", body, nil)
+	a.Want(201, http.MethodPost, "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": 3}`, nil)
+	if r := a.Want(201, http.MethodPost, "/v1/usage", body, nil); r.Header.Get("Idempotent-Replayed") != "" {
 		t.Error("a refused usage was replayed")
 	}
 	verified(t, a)
@@ -149,11 +149,11 @@ func TestUsageRefusals(t *testing.T) {
 		{"meter", `{"id": "usage-0001", "account": "acme", "meter": "nothing", "quantity": 1}`, "meter_not_found", 404},
 		{"G06 too large", `{"id": "` + strings.Repeat("x", 1<<20) + `"}`, "body_too_large", 413},
 	} {
-		if r := a.Call("POST", "/v1/usage", tc.body); r.Status != tc.status || r.Code() != tc.code {
+		if r := a.Call(http.MethodPost, "/v1/usage", tc.body); r.Status != tc.status || r.Code() != tc.code {
 			t.Errorf("%s: answered %d %s, want %d %s: %.300s", tc.name, r.Status, r.Code(), tc.status, tc.code, r.Body)
 		}
 	}
-	all := a.Call("POST", "/v1/usage", `{"id": "u", "account": "", "meter": "?", "quantity": -1}`)
+	all := a.Call(http.MethodPost, "/v1/usage", `{"id": "u", "account": "", "meter": "?", "quantity": -1}`)
 	if strings.Count(string(all.Body), `"pointer"`) != 4 {
 		t.Errorf("four mistakes were not reported at once: %s", all.Body)
 	}
@@ -166,7 +166,7 @@ func TestG08IdempotencyKeyHeaderStandsForTheID(t *testing.T) {
 	t.Parallel()
 	a := shop(t, "10")
 	send := func(key, body string) apptest.Response {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", a.Info.URL+"/v1/usage", strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.Info.URL+"/v1/usage", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestRatesByDimensionAndVersion(t *testing.T) {
 	a := shop(t, "1000")
 	a.Want(201, "PUT", "/v1/meters/tokens", `{"credits_per_unit": "0.5", "rates": [{"match": {"model": "l"}, "credits_per_unit": 2}]}`, nil)
 	use := func(id, model string) string {
-		r := a.Want(201, "POST", "/v1/usage", `{"id": "`+id+`", "account": "acme", "meter": "tokens", "quantity": 3, "dimensions": {"model": "`+model+`"}}`, nil)
+		r := a.Want(201, http.MethodPost, "/v1/usage", `{"id": "`+id+`", "account": "acme", "meter": "tokens", "quantity": 3, "dimensions": {"model": "`+model+`"}}`, nil)
 		return between(string(r.Body), `"credits":"`, `"`) + "@" + between(string(r.Body), `"rate_version":`, ",")
 	}
 	for _, tc := range []struct{ id, model, want string }{{"usage-0001", "s", "1.5@1"}, {"usage-0002", "l", "6@1"}} {
@@ -216,7 +216,7 @@ func TestKeysAndScopes(t *testing.T) {
 	t.Parallel()
 	a := shop(t, "1000")
 	key := func(scopes string) (secret, id string) {
-		r := a.Want(201, "POST", "/v1/keys", `{"name": "k", "scopes": [`+scopes+`]}`, nil)
+		r := a.Want(201, http.MethodPost, "/v1/keys", `{"name": "k", "scopes": [`+scopes+`]}`, nil)
 		return between(string(r.Body), `"secret":"`, `"`), between(string(r.Body), `"id":"`, `"`)
 	}
 	usageKey, id := key(`"usage"`)
@@ -226,14 +226,14 @@ func TestKeysAndScopes(t *testing.T) {
 		name, key, method, path, body string
 		want                          int
 	}{
-		{"G01 none", "", "POST", "/v1/usage", body, 401},
-		{"G01 wrong", usageKey + "0", "POST", "/v1/usage", body, 401},
-		{"G01 nonsense", "sk_test_1", "POST", "/v1/usage", body, 401},
-		{"G03 read records", readKey, "POST", "/v1/usage", body, 403},
-		{"G03 usage grants", usageKey, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0009", "credits": 1}`, 403},
+		{"G01 none", "", http.MethodPost, "/v1/usage", body, 401},
+		{"G01 wrong", usageKey + "0", http.MethodPost, "/v1/usage", body, 401},
+		{"G01 nonsense", "sk_test_1", http.MethodPost, "/v1/usage", body, 401},
+		{"G03 read records", readKey, http.MethodPost, "/v1/usage", body, 403},
+		{"G03 usage grants", usageKey, http.MethodPost, "/v1/accounts/acme/grants", `{"id": "grant-0009", "credits": 1}`, 403},
 		{"G03 usage reads", usageKey, "GET", "/v1/accounts/acme", "", 403},
-		{"G03 read makes keys", readKey, "POST", "/v1/keys", `{}`, 403},
-		{"usage records", usageKey, "POST", "/v1/usage", body, 201},
+		{"G03 read makes keys", readKey, http.MethodPost, "/v1/keys", `{}`, 403},
+		{"usage records", usageKey, http.MethodPost, "/v1/usage", body, 201},
 		{"read reads", readKey, "GET", "/v1/accounts/acme", "", 200},
 	} {
 		if r := a.CallAs(tc.key, tc.method, tc.path, tc.body); r.Status != tc.want {
@@ -241,7 +241,7 @@ func TestKeysAndScopes(t *testing.T) {
 		}
 	}
 	a.Want(200, "DELETE", "/v1/keys/"+id, nil, nil)
-	if r := a.CallAs(usageKey, "POST", "/v1/usage", body); r.Status != 401 {
+	if r := a.CallAs(usageKey, http.MethodPost, "/v1/usage", body); r.Status != 401 {
 		t.Errorf("a revoked key was answered %d", r.Status)
 	}
 	for _, route := range a.App.Table() {
@@ -259,7 +259,7 @@ func TestKeysAndScopes(t *testing.T) {
 func TestExpiredKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	a := shop(t, "0")
-	r := a.Want(201, "POST", "/v1/keys", fmt.Sprintf(`{"name": "k", "scopes": ["read"], "expires_at": "%s"}`, a.Clock.Now().Add(3600e9).Format("2006-01-02T15:04:05Z07:00")), nil)
+	r := a.Want(201, http.MethodPost, "/v1/keys", fmt.Sprintf(`{"name": "k", "scopes": ["read"], "expires_at": "%s"}`, a.Clock.Now().Add(3600e9).Format("2006-01-02T15:04:05Z07:00")), nil)
 	secret := between(string(r.Body), `"secret":"`, `"`)
 	if r := a.CallAs(secret, "GET", "/v1/accounts", nil); r.Status != 200 {
 		t.Errorf("before its end the key was answered %d", r.Status)
@@ -277,13 +277,13 @@ func TestC13AClaimWithoutAChargeIsImpossible(t *testing.T) {
 	a := shop(t, "10")
 	vandalise(t, a, "ALTER TABLE usage ADD CONSTRAINT planted CHECK (quantity <> 3000000)")
 	body := `{"id": "usage-0001", "account": "acme", "meter": "call", "quantity": 3}`
-	a.Want(500, "POST", "/v1/usage", body, nil)
+	a.Want(500, http.MethodPost, "/v1/usage", body, nil)
 	batch := `{"usage": [` + body + `, {"id": "usage-0002", "account": "acme", "meter": "call", "quantity": 2}]}`
-	if r := a.Want(200, "POST", "/v1/usage/batch", batch, nil); strings.Count(string(r.Body), `"recorded"`) != 1 {
+	if r := a.Want(200, http.MethodPost, "/v1/usage/batch", batch, nil); strings.Count(string(r.Body), `"recorded"`) != 1 {
 		t.Errorf("a bad neighbour hurt the good one: %s", r.Body)
 	}
 	vandalise(t, a, "ALTER TABLE usage DROP CONSTRAINT planted")
-	if r := a.Want(201, "POST", "/v1/usage", body, nil); r.Header.Get("Idempotent-Replayed") != "" {
+	if r := a.Want(201, http.MethodPost, "/v1/usage", body, nil); r.Header.Get("Idempotent-Replayed") != "" {
 		t.Error("a usage that failed was replayed")
 	}
 	verified(t, a)

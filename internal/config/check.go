@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/mail"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,8 +109,8 @@ func (m *mistakes) checkAddress(name, address string) {
 		m.addf("%s must be host:port, such as 127.0.0.1:8321", name)
 		return
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
-		m.addf("%s names no port: %q", name, port)
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		m.addf("%s must end in a port from 0 to 65535, not %q", name, port)
 	}
 	if host == "" {
 		m.addf("%s must name a host: 0.0.0.0 for every interface, 127.0.0.1 for this machine", name)

@@ -205,9 +205,9 @@ func isDigits(s string) bool {
 }
 
 func format(n int64) string {
-	sign, magnitude := "", uint64(n)
+	sign, magnitude := "", uint64(n) //nolint:gosec // two's complement: a negative one is turned round below
 	if n < 0 {
-		sign, magnitude = "-", -uint64(n)
+		sign, magnitude = "-", -magnitude
 	}
 	s := sign + strconv.FormatUint(magnitude/unit, 10)
 	if rest := magnitude % unit; rest != 0 {

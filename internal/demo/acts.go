@@ -48,13 +48,13 @@ func (s *story) opening() error {
 		return err
 	}
 	for _, account := range accounts {
-		customer, err := s.stripe(http.MethodPost, "/v1/customers", url.Values{"name": {account}, "metadata[account]": {account}})
+		customer, err := s.stripe("/v1/customers", url.Values{"name": {account}, "metadata[account]": {account}})
 		if err != nil {
 			return err
 		}
 		id := fmt.Sprint(customer["id"])
 		s.buyers = append(s.buyers, buyer{account: account, customer: id})
-		if err := s.put("/v1/accounts/"+account, api.AccountRequest{StripeCustomers: []string{id}}, nil); err != nil {
+		if err := s.put("/v1/accounts/"+account, api.AccountRequest{StripeCustomers: []string{id}}); err != nil {
 			return err
 		}
 	}
@@ -63,7 +63,7 @@ func (s *story) opening() error {
 		if i%2 == 0 {
 			price = s.big
 		}
-		if _, err := s.buy(b, price); err != nil {
+		if err := s.buy(b, price); err != nil {
 			return err
 		}
 	}
@@ -82,17 +82,17 @@ func (s *story) opening() error {
 
 // meter makes a meter on both sides, and its price at Stripe.
 func (s *story) meter(name, event, cents string, q api.MeterRequest) error {
-	m, err := s.stripe(http.MethodPost, "/v1/billing/meters", url.Values{
+	m, err := s.stripe("/v1/billing/meters", url.Values{
 		"display_name": {name}, "event_name": {event}, "default_aggregation[formula]": {"sum"},
 	})
 	if err != nil {
 		return err
 	}
-	product, err := s.stripe(http.MethodPost, "/v1/products", url.Values{"name": {name}})
+	product, err := s.stripe("/v1/products", url.Values{"name": {name}})
 	if err != nil {
 		return err
 	}
-	_, err = s.stripe(http.MethodPost, "/v1/prices", url.Values{
+	_, err = s.stripe("/v1/prices", url.Values{
 		"product": {fmt.Sprint(product["id"])}, "currency": {"usd"}, "unit_amount_decimal": {cents}, "recurring[interval]": {"month"},
 		"recurring[usage_type]": {"metered"}, "recurring[meter]": {fmt.Sprint(m["id"])},
 	})
@@ -100,36 +100,31 @@ func (s *story) meter(name, event, cents string, q api.MeterRequest) error {
 		return err
 	}
 	q.Stripe = &api.StripeBinding{Kind: "meter", EventName: event}
-	return s.put("/v1/meters/"+name, q, nil)
+	return s.put("/v1/meters/"+name, q)
 }
 
 // pack makes a price that buys credits.
 func (s *story) pack(name string, credits, cents int) (price string, err error) {
-	product, err := s.stripe(http.MethodPost, "/v1/products", url.Values{"name": {name}})
+	product, err := s.stripe("/v1/products", url.Values{"name": {name}})
 	if err != nil {
 		return "", err
 	}
-	p, err := s.stripe(http.MethodPost, "/v1/prices", url.Values{
+	p, err := s.stripe("/v1/prices", url.Values{
 		"product": {fmt.Sprint(product["id"])}, "currency": {"usd"}, "unit_amount": {strconv.Itoa(cents)}, "metadata[credits]": {strconv.Itoa(credits)},
 	})
 	return fmt.Sprint(p["id"]), err
 }
 
-// buy goes through checkout and gives the payment.
-func (s *story) buy(b buyer, price string) (payment string, err error) {
-	session, err := s.stripe(http.MethodPost, "/v1/checkout/sessions", url.Values{
+// buy goes through checkout.
+func (s *story) buy(b buyer, price string) error {
+	session, err := s.stripe("/v1/checkout/sessions", url.Values{
 		"mode": {"payment"}, "customer": {b.customer}, "client_reference_id": {b.account}, "success_url": {"https://example.com/thanks"},
 		"line_items[0][price]": {price}, "line_items[0][quantity]": {"1"},
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
-	id := fmt.Sprint(session["id"])
-	if err := s.u.Sim.PayCheckout(id, "paid"); err != nil {
-		return "", err
-	}
-	session, err = s.stripe(http.MethodGet, "/v1/checkout/sessions/"+id, nil)
-	return fmt.Sprint(session["payment_intent"]), err
+	return s.u.Sim.PayCheckout(fmt.Sprint(session["id"]), "paid")
 }
 
 // noonRequests is how many model calls the story makes.
@@ -231,10 +226,10 @@ func (s *story) timeout() error {
 // race lets many requests fight for the last credit.
 func (s *story) race() error {
 	account := "acct-race"
-	if err := s.put("/v1/accounts/"+account, api.AccountRequest{}, nil); err != nil {
+	if err := s.put("/v1/accounts/"+account, api.AccountRequest{}); err != nil {
 		return err
 	}
-	if err := s.put("/v1/meters/call", api.MeterRequest{Unit: "call", CreditsPerUnit: "1"}, nil); err != nil {
+	if err := s.put("/v1/meters/call", api.MeterRequest{Unit: "call", CreditsPerUnit: "1"}); err != nil {
 		return err
 	}
 	if err := s.post("/v1/accounts/"+account+"/grants", api.GrantRequest{ID: "race-grant-1", Credits: "1", Reason: "the last credit"}, nil); err != nil {
@@ -273,7 +268,7 @@ func (s *story) refund() error {
 			payment = *g.Payment
 		}
 	}
-	if _, err := s.stripe(http.MethodPost, "/v1/refunds", url.Values{"payment_intent": {payment}, "amount": {"3000"}}); err != nil {
+	if _, err := s.stripe("/v1/refunds", url.Values{"payment_intent": {payment}, "amount": {"3000"}}); err != nil {
 		return err
 	}
 	before := a.Balance.Available
@@ -315,7 +310,7 @@ func (s *story) missedWebhook(b buyer) error {
 	if err := s.control("/_sim/webhooks", lose); err != nil {
 		return err
 	}
-	if _, err := s.buy(b, s.at); err != nil {
+	if err := s.buy(b, s.at); err != nil {
 		return err
 	}
 	if err := s.control("/_sim/webhooks", `{"lose":0}`); err != nil {

@@ -28,7 +28,7 @@ func (s *story) call(ctx context.Context, method, path string, body, answer any)
 	status, header, raw, err := do(r)
 	if err != nil || status >= 300 || answer == nil {
 		if status >= 300 && err == nil {
-			err = fmt.Errorf("%s %s was answered %d: %s", method, path, status, raw)
+			err = fmt.Errorf("%s was answered %d: %s", path, status, raw)
 		}
 		return status, header, err
 	}
@@ -50,8 +50,8 @@ func (s *story) get(path string, answer any) error {
 	return err
 }
 
-func (s *story) put(path string, body, answer any) error {
-	_, _, err := s.call(s.ctx, http.MethodPut, path, body, answer)
+func (s *story) put(path string, body any) error {
+	_, _, err := s.call(s.ctx, http.MethodPut, path, body, nil)
 	return err
 }
 
@@ -69,9 +69,9 @@ func (s *story) usage(ctx context.Context, q api.UsageRequest) (status int, repl
 	return status, header.Get("Idempotent-Replayed") == "true", err
 }
 
-// stripe makes a call to the simulated Stripe.
-func (s *story) stripe(method, path string, values url.Values) (map[string]any, error) {
-	r, err := http.NewRequestWithContext(s.ctx, method, s.u.Info.StripeAPIBase+path, strings.NewReader(values.Encode()))
+// stripe posts to the simulated Stripe.
+func (s *story) stripe(path string, values url.Values) (map[string]any, error) {
+	r, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.u.Info.StripeAPIBase+path, strings.NewReader(values.Encode()))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (s *story) stripe(method, path string, values url.Values) (map[string]any, 
 		return nil, err
 	}
 	if status >= 300 {
-		return nil, fmt.Errorf("%s %s was answered %d: %s", method, path, status, raw)
+		return nil, fmt.Errorf("%s was answered %d: %s", path, status, raw)
 	}
 	var o map[string]any
 	return o, json.Unmarshal(raw, &o)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// backoffMax bounds the wait after failures, in multiples of idle.
-const backoffMax = 16
+// doublings bounds how often the wait after failures doubles.
+const doublings = 4
 
 // Step does a bounded piece of work and says whether more is waiting.
 type Step func(ctx context.Context) (more bool, err error)
@@ -20,7 +20,7 @@ type Step func(ctx context.Context) (more bool, err error)
 // sixteen times idle. A panic in step is an error to onErr and never ends the
 // loop: a worker that died silently would be a leak nobody sees.
 func Run(ctx context.Context, idle time.Duration, step Step, onErr func(error)) {
-	factor := time.Duration(1)
+	failures := 0
 	for ctx.Err() == nil {
 		more, err := Once(ctx, step)
 		switch {
@@ -28,13 +28,13 @@ func Run(ctx context.Context, idle time.Duration, step Step, onErr func(error)) 
 			return
 		case err != nil:
 			onErr(err)
-			wait(ctx, idle*factor)
-			factor = min(factor*2, backoffMax)
+			wait(ctx, idle<<failures)
+			failures = min(failures+1, doublings)
 			continue
 		case !more:
 			wait(ctx, idle)
 		}
-		factor = 1
+		failures = 0
 	}
 }
 

@@ -93,7 +93,7 @@ type logger struct{ l *slog.Logger }
 
 func (l logger) line(text string, args []any) {
 	if l.l != nil {
-		l.l.Debug("stripe-go: " + fmt.Sprintf(text, args...))
+		l.l.Debug("stripe-go", slog.String("line", fmt.Sprintf(text, args...)))
 	}
 }
 
