@@ -141,9 +141,9 @@ func TestEveryRouteAnswersAsTheDocumentSays(t *testing.T) {
 		return c.call(status, key, method, path, body, nil)
 	}
 	metering(send)
-	send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"]}`)
-	keys := send(200, "GET", "/v1/keys", "")
-	send(200, "DELETE", "/v1/keys/"+between(string(keys.Body), `"id":"`, `"`), "")
+	made := send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"]}`)
+	send(200, "GET", "/v1/keys", "")
+	send(200, "DELETE", "/v1/keys/"+between(string(made.Body), `"id":"`, `"`), "")
 	send(404, "DELETE", "/v1/keys/nobody", "")
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.yaml", "/docs/"} {
 		c.call(200, "", "GET", path, "", nil)
