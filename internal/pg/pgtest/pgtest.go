@@ -56,11 +56,26 @@ func Exec(t testing.TB, db *pg.DB, statement string, args ...any) {
 // is dropped when the test passes and kept when it fails.
 func DSN(t testing.TB) string {
 	t.Helper()
+	from, err := template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fresh(t, from)
+}
+
+// Empty is like DSN without a schema.
+func Empty(t testing.TB) string {
+	t.Helper()
+	return fresh(t, "template0")
+}
+
+func fresh(t testing.TB, from string) string {
+	t.Helper()
 	s := shared()
 	if s.err != nil {
 		t.Fatalf("tests need Postgres: %v", s.err)
 	}
-	name, err := s.clone(context.Background())
+	name, err := s.clone(context.Background(), from)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,11 +154,7 @@ func (s *server) makeTemplate(ctx context.Context) error {
 }
 
 // clone makes a database with a name of its own, whichever processes share the server.
-func (s *server) clone(ctx context.Context) (string, error) {
-	from, err := template()
-	if err != nil {
-		return "", err
-	}
+func (s *server) clone(ctx context.Context, from string) (string, error) {
 	name := "tallystick_test_" + strings.ToLower(rand.Text()[:12])
 	if _, err := s.admin.ExecContext(ctx, "CREATE DATABASE "+name+" TEMPLATE "+from); err != nil {
 		return "", fmt.Errorf("create the test's database: %w", err)
