@@ -92,7 +92,7 @@ const sqlChain = `
 
 // verifyChain recomputes every hash, one row in memory at a time.
 func verifyChain(ctx context.Context, tx *sqlx.Tx) (Check, error) {
-	c := Check{Name: "chain", Description: "each transfer's hash covers the one before it, and the account holds the last (L9)", Examples: []string{}}
+	c := Check{Name: "chain", Description: "each transfer's hash covers the one before it, and the account holds the last", Examples: []string{}}
 	rows, err := tx.QueryxContext(ctx, sqlChain)
 	if err != nil {
 		return c, fmt.Errorf("verify chain: %w", err)

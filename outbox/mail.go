@@ -11,6 +11,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 
+	"tallystick/internal/fault"
 	"tallystick/internal/mail"
 )
 
@@ -120,7 +121,7 @@ func (o *Outbox) sendMail(ctx context.Context, row mailRow) error {
 	defer cancel()
 	now := o.now()
 	return o.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlMarkMail, row.ID, state, now.Add(wait), now, cut(reason))
+		_, err := tx.ExecContext(ctx, sqlMarkMail, row.ID, state, now.Add(wait), now, fault.Text(reason))
 		return err
 	})
 }

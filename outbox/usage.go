@@ -11,19 +11,19 @@ import (
 	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
+	"tallystick/internal/fault"
 )
 
 // Bounds of the delivery of usage.
 const (
-	claimMax      = 200              // deliveries taken at once
-	lease         = 2 * time.Minute  // how long they are ours
-	ambiguousAge  = 23 * time.Hour   // Stripe remembers identifiers for 24 hours
-	customerWait  = time.Minute      // until an account without a customer is looked at again
-	blockedWait   = time.Minute      // until a refused key is tried again
-	retryFirst    = 2 * time.Second  // after the first ambiguous answer
-	retryMost     = 10 * time.Minute // after many
-	throttleWait  = 2 * time.Second  // when Stripe does not say how long
-	reasonTextMax = 500
+	claimMax     = 200              // deliveries taken at once
+	lease        = 2 * time.Minute  // how long they are ours
+	ambiguousAge = 23 * time.Hour   // Stripe remembers identifiers for 24 hours
+	customerWait = time.Minute      // until an account without a customer is looked at again
+	blockedWait  = time.Minute      // until a refused key is tried again
+	retryFirst   = 2 * time.Second  // after the first ambiguous answer
+	retryMost    = 10 * time.Minute // after many
+	throttleWait = 2 * time.Second  // when Stripe does not say how long
 )
 
 // delivery is a row that a step has claimed.
@@ -243,7 +243,7 @@ func (o *Outbox) mark(ctx context.Context, group []delivery, results []Result) e
 		state, wait := d.after(results[i])
 		parts, identifiers, states = append(parts, int64(d.Part)), append(identifiers, d.Identifier), append(states, state)
 		times = append(times, now.Add(wait).Format(time.RFC3339Nano))
-		reasons = append(reasons, cut(results[i].Reason))
+		reasons = append(reasons, fault.Text(results[i].Reason))
 		if results[i].Outcome == OutcomeRejected {
 			o.logger.Error("Stripe rejects usage: it is not billed", slog.String("identifier", d.Identifier), slog.String("account", d.Account),
 				slog.String("meter", d.Meter), slog.String("reason", results[i].Reason))
@@ -277,5 +277,3 @@ func (d *delivery) after(r Result) (state string, wait time.Duration) {
 	}
 	return "ambiguous", backoff(d.Attempts+1, retryFirst, retryMost)
 }
-
-func cut(text string) string { return text[:min(len(text), reasonTextMax)] }

@@ -17,9 +17,6 @@ import (
 // runMax bounds one check's run; after it the run counts as abandoned.
 const runMax = 30 * time.Minute
 
-// errorMax bounds the error kept with a run.
-const errorMax = 1000
-
 // Run is one execution of one check.
 type Run struct {
 	ID         string     `db:"run_id"`
@@ -160,7 +157,7 @@ func (r *Reconciler) perform(ctx context.Context, c check, s scope, run Run) (Ru
 	out, err := safely(checkCtx, c, s)
 	run.State = "succeeded"
 	if err != nil {
-		run.State, run.Error = "failed", err.Error()[:min(len(err.Error()), errorMax)]
+		run.State, run.Error = "failed", fault.Text(err.Error())
 	}
 	run.Compared, run.Found = out.compared, len(out.found)
 	end := r.Now()

@@ -22,7 +22,6 @@ const (
 	attemptsMax = 15 // about a day and a half of back-off, then somebody must look
 	retryFirst  = 2 * time.Second
 	retryMost   = 6 * time.Hour
-	errorMax    = 1000
 )
 
 // sqlClaim relies on the index stripe_events_due. The order is that of arrival;
@@ -150,9 +149,8 @@ func (h *Webhooks) fail(ctx context.Context, e eventRow, cause error) error {
 	}
 	wait := retryFirst << min(max(attempts-1, 0), 20)
 	next := h.now().Add(min(wait, retryMost))
-	text := cause.Error()
 	return h.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlFail, e.ID, state, attempts, next, text[:min(len(text), errorMax)])
+		_, err := tx.ExecContext(ctx, sqlFail, e.ID, state, attempts, next, fault.Text(cause.Error()))
 		return err
 	})
 }

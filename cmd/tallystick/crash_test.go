@@ -49,6 +49,7 @@ func (l *crashLoad) use(p *process) {
 }
 
 func startLoad(t *testing.T, p *process) *crashLoad {
+	t.Helper()
 	l := &crashLoad{stop: make(chan struct{}), process: p, sums: map[string]int64{}}
 	for sender := range crashSenders {
 		l.wg.Go(func() {
@@ -66,6 +67,7 @@ func startLoad(t *testing.T, p *process) *crashLoad {
 }
 
 func (l *crashLoad) one(t *testing.T, sender, i int) {
+	t.Helper()
 	account, quantity := fmt.Sprintf("crash-%d", (sender+i)%crashAccounts), int64(1+i%7)
 	body := fmt.Sprintf(`{"id": "usage-%d-%06d", "account": %q, "meter": "call", "quantity": %d}`, sender, i, account, quantity)
 	l.sent.Add(1)

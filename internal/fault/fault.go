@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -131,4 +132,14 @@ func (p *Problems) Err(base *Error) error {
 	c := *base
 	c.Fields = p.fields
 	return &c
+}
+
+// textMax bounds what Text gives, in bytes.
+const textMax = 1000
+
+// Text is a cause as it is kept in a row, for people: bounded, cut between
+// characters, and without what Postgres refuses in text.
+func Text(cause string) string {
+	cause = strings.ReplaceAll(cause[:min(len(cause), textMax)], "\x00", "")
+	return strings.ToValidUTF8(cause, "")
 }
