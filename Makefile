@@ -32,12 +32,13 @@ test: ## run all tests with the race detector
 	@scripts/need postgres race
 	$(GO) vet $(TEST_PACKAGES)
 	$(GO) test $(TEST_FLAGS) $(TEST_PACKAGES)
-	@if [ -f conformance/go.mod ]; then set -ex; cd conformance; $(GO) vet ./...; $(GO) test $(TEST_FLAGS) ./...; fi
+	cd conformance && $(GO) vet ./... && $(GO) test $(TEST_FLAGS) ./...
 
 lint: $(LINT) ## check format, lint rules and go.mod
 	$(LINT) fmt --diff
 	$(LINT) run
 	$(GO) mod tidy -diff
+	cd conformance && $(LINT) fmt --diff -c ../.golangci.yml && $(LINT) run -c ../.golangci.yml && $(GO) mod tidy -diff
 	@for script in scripts/* .ci/run; do bash -n "$$script" || exit 1; done
 
 $(LINT):
@@ -47,6 +48,7 @@ $(LINT):
 
 fmt: $(LINT) ## format the Go sources
 	$(LINT) fmt
+	cd conformance && $(LINT) fmt -c ../.golangci.yml
 
 bench: ## run the benchmarks
 	@scripts/need postgres

@@ -75,7 +75,7 @@ func (s *Server) makeProduct(c *call, p params) object {
 		"id": id, "object": "product", "created": s.now(), "updated": s.now(), "livemode": false, "active": !p.has("active") || flag(p.values, "active"),
 		"name": p.text("name"), "description": p.orNull("description"), "metadata": p.metadata(), "images": []any{}, "marketing_features": []any{},
 		"default_price": p.orNull("default_price"), "package_dimensions": nil, "shippable": p.orNull("shippable"), "tax_code": p.orNull("tax_code"),
-		"statement_descriptor": p.orNull("statement_descriptor"), "unit_label": p.orNull("unit_label"), "url": p.orNull("url"), "type": "service",
+		"statement_descriptor": p.orNull("statement_descriptor"), "unit_label": p.orNull("unit_label"), "url": p.orNull("url"),
 	}
 	if images := p.list("images"); images != nil {
 		o["images"] = images
@@ -146,7 +146,7 @@ func (s *Server) recurring(p params) (object, *apiError) {
 	}
 	o := object{
 		"aggregate_usage": p.orNull("aggregate_usage"), "interval": p.text("interval"), "interval_count": int64(1), "usage_type": "licensed",
-		"trial_period_days": nil, "meter": p.orNull("meter"),
+		"meter": p.orNull("meter"),
 	}
 	if p.has("interval_count") {
 		o["interval_count"] = p.number("interval_count")

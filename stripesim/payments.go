@@ -126,7 +126,7 @@ func (s *Server) makeIntent(c *call, amount int64, currency string, customer any
 		"cancellation_reason": nil, "capture_method": "automatic", "client_secret": id + "_secret_" + s.newID("x")[2:], "confirmation_method": "automatic",
 		"description": nil, "invoice": nil, "last_payment_error": nil, "latest_charge": nil, "next_action": nil, "on_behalf_of": nil,
 		"payment_method": nil, "payment_method_configuration_details": nil, "payment_method_options": object{}, "payment_method_types": []any{"card"},
-		"processing": nil, "receipt_email": nil, "review": nil, "setup_future_usage": nil, "shipping": nil, "source": nil,
+		"processing": nil, "receipt_email": nil, "review": nil, "setup_future_usage": nil, "shipping": nil,
 		"statement_descriptor": nil, "statement_descriptor_suffix": nil, "transfer_data": nil, "transfer_group": nil,
 	}
 	s.store.put("payment_intent", pi)
@@ -194,7 +194,7 @@ func (s *Server) makeCharge(c *call, pi object, captured bool) object {
 		},
 		"failure_balance_transaction": nil, "failure_code": nil, "failure_message": nil, "fraud_details": object{}, "invoice": nil, "on_behalf_of": nil,
 		"outcome": nil, "payment_method": s.newID("pm"), "payment_method_details": nil, "receipt_email": nil, "receipt_number": nil, "receipt_url": nil,
-		"review": nil, "shipping": nil, "source": nil, "source_transfer": nil, "statement_descriptor": nil, "statement_descriptor_suffix": nil,
+		"review": nil, "shipping": nil, "source_transfer": nil, "statement_descriptor": nil, "statement_descriptor_suffix": nil,
 		"transfer_data": nil, "transfer_group": nil,
 	}
 	s.store.put("charge", charge)
