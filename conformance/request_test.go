@@ -18,6 +18,7 @@ import (
 
 	"github.com/stripe/stripe-mock/embedded"
 	"github.com/stripe/stripe-mock/server"
+
 	"tallystick/internal/credit"
 	"tallystick/internal/stripe"
 	"tallystick/stripesim"
