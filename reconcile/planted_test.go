@@ -1,12 +1,8 @@
 package reconcile_test
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,8 +13,6 @@ import (
 	"tallystick/api"
 	"tallystick/stripesim"
 )
-
-func readerOf(text string) io.Reader { return strings.NewReader(text) }
 
 // defect is something that can go wrong, and what must be found of it.
 type defect struct {
@@ -51,7 +45,7 @@ var defects = []defect{
 	},
 	{
 		"rejected", func(a *audited) {
-			a.control("/_sim/switches", `{"meter_errors_sync": true}`)
+			a.Control("/_sim/switches", `{"meter_errors_sync": true}`)
 			a.Stripe(http.MethodDelete, "/v1/customers/"+a.Customer, nil)
 			a.Use("usage-0002", 5)
 			a.Pass(3 * time.Minute)
@@ -105,7 +99,7 @@ var defects = []defect{
 		"event_flagged", func(a *audited) {
 			a.lose()
 			payment := a.Buy(a.Price)
-			a.receive(payment, `"livemode": false`, `"livemode": true`)
+			a.receive(payment, `"livemode":false`, `"livemode":true`)
 		}, "credits.payments", "0", "100", "+100", "10.00 USD", "feed_event", true, false,
 	},
 	{
@@ -181,7 +175,7 @@ func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
 			d.compare(t, found[0])
 			if d.repair != "" && d.safe {
 				a.Sim.ClearFaults()
-				a.control("/_sim/webhooks", `{"lose": 0}`)
+				a.Control("/_sim/webhooks", `{"lose": 0}`)
 				a.vandalise("ALTER TABLE payments DROP CONSTRAINT IF EXISTS planted")
 				a.repair(found[0])
 			}
@@ -244,7 +238,7 @@ func TestEveryCauseIsPlantedAndDescribed(t *testing.T) {
 // lose loses the webhooks that would grant a purchase.
 func (a *audited) lose() {
 	a.t.Helper()
-	a.control("/_sim/webhooks", `{"lose": {"types": ["checkout.session.completed", "payment_intent.succeeded"]}}`)
+	a.Control("/_sim/webhooks", `{"lose": {"types": ["checkout.session.completed", "payment_intent.succeeded"]}}`)
 }
 
 // deliveries counts those in a state.
@@ -272,39 +266,14 @@ func (a *audited) errors() int {
 // receive posts the event of a payment as Stripe would, with a change in its text.
 func (a *audited) receive(payment, from, to string) {
 	a.t.Helper()
-	var events struct {
-		Data []json.RawMessage `json:"data"`
-	}
-	content, err := json.Marshal(a.Stripe(http.MethodGet, "/v1/events?limit=100", nil))
-	if err == nil {
-		err = json.Unmarshal(content, &events)
-	}
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for _, raw := range events.Data {
-		if !strings.Contains(string(raw), payment) || !strings.Contains(string(raw), `"checkout.session.completed"`) {
+	for _, raw := range a.Events(payment) {
+		if !strings.Contains(string(raw), `"checkout.session.completed"`) {
 			continue
 		}
-		body := strings.ReplaceAll(string(raw), strings.ReplaceAll(from, " ", ""), to)
-		a.post(body)
+		if r := a.Webhook(strings.ReplaceAll(string(raw), from, to)); r.Status != http.StatusOK {
+			a.t.Fatalf("the webhook was answered %d: %s", r.Status, r.Body)
+		}
 		return
 	}
 	a.t.Fatalf("no event of %s at Stripe", payment)
-}
-
-// post signs and posts a webhook.
-func (a *audited) post(body string) {
-	a.t.Helper()
-	at := a.Clock.Now().Unix()
-	mac := hmac.New(sha256.New, []byte(a.Info.WebhookSecret))
-	_, _ = fmt.Fprintf(mac, "%d.%s", at, body)
-	r, err := http.NewRequestWithContext(a.t.Context(), http.MethodPost, a.Info.URL+"/webhooks/stripe", readerOf(body))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	r.Header.Set("Stripe-Signature", fmt.Sprintf("t=%d,v1=%s", at, hex.EncodeToString(mac.Sum(nil))))
-	if response := a.Do(r); response.Status != http.StatusOK {
-		a.t.Fatalf("the webhook was answered %d: %s", response.Status, response.Body)
-	}
 }

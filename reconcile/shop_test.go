@@ -81,18 +81,6 @@ func (a *audited) fault(f stripesim.Fault) {
 	}
 }
 
-// control posts JSON to the simulator's control plane.
-func (a *audited) control(path, body string) {
-	a.t.Helper()
-	r, err := http.NewRequestWithContext(a.t.Context(), http.MethodPost, a.Info.StripeAPIBase+path, readerOf(body))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if response := a.Do(r); response.Status != http.StatusOK {
-		a.t.Fatalf("%s was answered %d: %s", path, response.Status, response.Body)
-	}
-}
-
 // repair repairs a finding and wants it gone at the next run.
 func (a *audited) repair(f api.Finding) {
 	a.t.Helper()

@@ -1,10 +1,17 @@
 package apptest
 
 import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
 )
 
 // Shop is a running program with something to sell: the account acme and its
@@ -86,4 +93,72 @@ func (s *Shop) Available(account string) string {
 	var a struct{ Balance struct{ Available string } }
 	s.Want(http.StatusOK, http.MethodGet, "/v1/accounts/"+account, nil, &a)
 	return a.Balance.Available
+}
+
+// Events gives Stripe's events that mention a text, newest first, as they are sent.
+func (s *Shop) Events(mention string) []json.RawMessage {
+	s.t.Helper()
+	var events []json.RawMessage
+	for after := ""; ; {
+		var page struct {
+			Data    []json.RawMessage `json:"data"`
+			HasMore bool              `json:"has_more"`
+		}
+		content, err := json.Marshal(s.Stripe(http.MethodGet, "/v1/events?limit=100"+after, nil))
+		if err == nil {
+			err = json.Unmarshal(content, &page)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		var last struct{ ID string }
+		for _, raw := range page.Data {
+			_ = json.Unmarshal(raw, &last) // an event has an id
+			if strings.Contains(string(raw), mention) {
+				events = append(events, raw)
+			}
+		}
+		if !page.HasMore {
+			return events
+		}
+		after = "&starting_after=" + last.ID
+	}
+}
+
+// Sign is the header with which Stripe signs a webhook at a time.
+func Sign(body, secret string, at time.Time) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	_, _ = fmt.Fprintf(mac, "%d.%s", at.Unix(), body)
+	return fmt.Sprintf("t=%d,v1=%s", at.Unix(), hex.EncodeToString(mac.Sum(nil)))
+}
+
+// Webhook posts an event as Stripe does, rightly signed.
+func (s *Shop) Webhook(body string) Response {
+	s.t.Helper()
+	return s.WebhookAs(body, Sign(body, s.Info.WebhookSecret, s.Clock.Now()))
+}
+
+// WebhookAs posts an event with a signature of the caller's.
+func (s *Shop) WebhookAs(body, signature string) Response {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.Info.URL+"/webhooks/stripe", strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if signature != "" {
+		r.Header.Set("Stripe-Signature", signature)
+	}
+	return s.Do(r)
+}
+
+// Control posts JSON to the simulator's control plane.
+func (s *Shop) Control(path, body string) {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.Info.StripeAPIBase+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if response := s.Do(r); response.Status != http.StatusOK {
+		s.t.Fatalf("%s was answered %d: %s", path, response.Status, response.Body)
+	}
 }
