@@ -26,7 +26,10 @@ type call struct {
 	id     string // request id
 	key    string // idempotency key
 	expand []string
+	form   url.Values
 	fault  *Fault // the rule that struck this call, if any
+
+	executed bool // the endpoint ran
 }
 
 // target is the id in the path.
@@ -38,7 +41,7 @@ type endpoint func(c *call) (object, *apiError)
 // savedAnswer is what an idempotency key remembers.
 type savedAnswer struct {
 	Fingerprint string            `json:"fingerprint"`
-	At          time.Time         `json:"at"`
+	Until       time.Time         `json:"until"` // then it is forgotten
 	Status      int               `json:"status"`
 	Body        []byte            `json:"body"`
 	Header      map[string]string `json:"header"`
@@ -62,10 +65,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sp spec, e endpoi
 	fault := s.pickFault(r)
 	c.fault = fault
 	s.mu.Unlock()
+	var a *answer
+	defer func() { s.observe(r, c, a) }()
 	if fault.before(s, w, r, c.id) {
 		return
 	}
-	a := s.answer(c, sp, e)
+	a = s.answer(c, sp, e)
 	if c.key != "" {
 		if a.header == nil {
 			a.header = map[string]string{}
@@ -85,6 +90,7 @@ func (s *Server) answer(c *call, sp spec, e endpoint) *answer {
 		return &answer{status: err.status, body: err.body(), header: err.header}
 	}
 	values, fingerprint, err := readForm(c.r)
+	c.form = values
 	if err != nil {
 		return &answer{status: err.status, body: err.body()}
 	}
@@ -114,13 +120,16 @@ func (s *Server) execute(c *call, sp spec, e endpoint, values url.Values) (a *an
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var o object
+	s.happen()
 	if err == nil {
 		for _, path := range c.list("expand") {
 			if p, ok := path.(string); ok {
 				c.expand = append(c.expand, p)
 			}
 		}
+		c.executed = true
 		o, err = e(c)
+		c.executed = err == nil || err.stored
 	}
 	if err == nil && s.store.err != nil {
 		s.logger.Error("the simulator cannot keep its state", "error", s.store.err)
@@ -168,6 +177,15 @@ func readForm(r *http.Request) (url.Values, string, *apiError) {
 	return values, fmt.Sprintf("%x", sum), nil
 }
 
+// remembered is how long Stripe remembers something that it promises to remember
+// for least.
+func (s *Server) remembered(least time.Duration) time.Duration {
+	if extra := s.switches.MemoryExtraSeconds; extra > 0 {
+		return least + time.Duration(s.random.Int64N(extra+1))*time.Second
+	}
+	return least
+}
+
 // recall gives the answer that the key remembers, or nil and marks it as running.
 func (s *Server) recall(key, fingerprint string) *answer {
 	s.mu.Lock()
@@ -178,8 +196,8 @@ func (s *Server) recall(key, fingerprint string) *answer {
 	case len(key) > 255:
 		e := invalid("", "", "Keys for idempotent requests can be at most 255 characters long")
 		return &answer{status: e.status, body: e.body()}
-	case saved == nil || (!saved.running && now.Sub(saved.At) >= keyAge):
-		s.keys[key] = &savedAnswer{Fingerprint: fingerprint, At: now, running: true}
+	case saved == nil || (!saved.running && !now.Before(saved.Until)):
+		s.keys[key] = &savedAnswer{Fingerprint: fingerprint, Until: now.Add(s.remembered(keyAge)), running: true}
 		return nil
 	case saved.Fingerprint != fingerprint:
 		e := &apiError{

@@ -15,6 +15,7 @@ var checkoutParams = spec{
 }
 
 func (s *Server) routeCheckout() {
+	s.agenda.do["checkout.session"] = func(o object) { s.expireSession(nil, o) }
 	s.handle("POST /v1/checkout/sessions", checkoutParams, func(c *call) (object, *apiError) { return s.makeSession(c) })
 	s.handle("GET /v1/checkout/sessions/{id}", nil, func(c *call) (object, *apiError) {
 		return s.find("checkout.session", c.target(), "session")
@@ -89,6 +90,7 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 	if data := c.child("payment_intent_data"); data.values != nil {
 		o["_intent_metadata"] = data.metadata()
 	}
+	s.setAlarm("checkout.session", o, number(o, "expires_at"))
 	s.store.put("checkout.session", o)
 	return o, nil
 }
@@ -140,6 +142,7 @@ func (s *Server) itemPrice(c *call, p params) (object, *apiError) {
 }
 
 func (s *Server) expireSession(c *call, o object) {
+	s.setAlarm("checkout.session", o, 0)
 	s.change("checkout.session", o, object{"status": "expired", "url": nil})
 	s.raise(c, "checkout.session.expired", o, nil)
 }
@@ -210,6 +213,7 @@ func (s *Server) sessionIntent(c *call, o object) object {
 }
 
 func (s *Server) complete(c *call, o object, paymentStatus string) {
+	s.setAlarm("checkout.session", o, 0)
 	s.change("checkout.session", o, object{
 		"status": "complete", "payment_status": paymentStatus, "url": nil,
 		"customer_details": object{"address": nil, "email": "buyer@example.com", "name": nil, "phone": nil, "tax_exempt": "none", "tax_ids": []any{}},

@@ -89,6 +89,11 @@ func decodeControl(r *http.Request, dst any) error {
 
 func (s *Server) routeControl() {
 	s.control("GET /_sim/state", func(*http.Request) (any, error) { return s.State(), nil })
+	s.control("GET /_sim/requests", func(*http.Request) (any, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return object{"data": shownRequests(s.log)}, nil
+	})
 	s.control("GET /_sim/clock", func(*http.Request) (any, error) { return object{"now": s.now()}, nil })
 	s.control("POST /_sim/clock", func(r *http.Request) (any, error) {
 		var q struct {
@@ -354,7 +359,7 @@ func (s *Server) State() State {
 		Webhooks:    s.webhookState(), Switches: s.switches,
 	}
 	for kind, sh := range s.store.kinds {
-		st.Counts[kind] = len(sh.order)
+		st.Counts[kind] = len(sh.byID)
 	}
 	for key := range s.meters.sums {
 		st.Meters = append(st.Meters, MeterTotal{

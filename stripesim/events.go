@@ -179,8 +179,8 @@ type webhookControl struct {
 
 // schedule queues an event for every endpoint that wants it and gives their number.
 func (s *Server) schedule(e object) (endpoints int) {
-	for _, id := range s.store.shelf("webhook_endpoint").order {
-		o := s.store.get("webhook_endpoint", id)
+	for o := range s.store.shelf("webhook_endpoint").all {
+		id := text(o, "id")
 		events, _ := o["enabled_events"].([]any)
 		if text(o, "status") != "enabled" || !slices.ContainsFunc(events, func(k any) bool { return matchesType(fmt.Sprint(k), text(e, "type")) }) {
 			continue
@@ -209,9 +209,8 @@ func (s *Server) schedule(e object) (endpoints int) {
 
 // requeue takes up the deliveries that were pending when the process ended.
 func (s *Server) requeue() {
-	sh := s.store.shelf("event")
-	for _, id := range sh.order {
-		if e := sh.byID[id]; number(e, "pending_webhooks") > 0 && !flag(e, "_lost") && !s.expired(e) {
+	for e := range s.store.shelf("event").all {
+		if number(e, "pending_webhooks") > 0 && !flag(e, "_lost") && !s.expired(e) {
 			s.schedule(e)
 		}
 	}
@@ -352,9 +351,7 @@ func (s *Server) post(ctx context.Context, target, signature string, body []byte
 func (s *Server) EnsureEndpoint(url string) (secret string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sh := s.store.shelf("webhook_endpoint")
-	for _, id := range sh.order {
-		o := sh.byID[id]
+	for o := range s.store.shelf("webhook_endpoint").all {
 		if text(child(o, "metadata"), "made_by") == "stripesim" {
 			s.change("webhook_endpoint", o, object{"url": url, "status": "enabled"})
 			secrets, _ := o["_secrets"].([]any)

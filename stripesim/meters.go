@@ -233,7 +233,7 @@ func (s *Server) switchMeter(c *call, status string) (object, *apiError) {
 }
 
 func (s *Server) activeMeter(eventName string) object {
-	for _, o := range s.store.shelf("billing.meter").byID {
+	for o := range s.store.shelf("billing.meter").all {
 		if text(o, "event_name") == eventName && text(o, "status") == "active" {
 			return o
 		}

@@ -1,5 +1,7 @@
 package stripesim
 
+import "slices"
+
 func (s *Server) routeRefunds() {
 	create := spec{"charge": "string", "payment_intent": "string", "amount": "int", "reason": "string", "metadata": "map"}
 	s.handle("POST /v1/refunds", create, func(c *call) (object, *apiError) { return s.makeRefund(c) })
@@ -35,13 +37,8 @@ func (s *Server) routeRefunds() {
 
 // refundsOf gives the refunds of a charge, newest first.
 func (s *Server) refundsOf(charge string) []object {
-	var refunds []object
-	sh := s.store.shelf("refund")
-	for i := len(sh.order) - 1; i >= 0; i-- {
-		if o := sh.byID[sh.order[i]]; text(o, "charge") == charge {
-			refunds = append(refunds, o)
-		}
-	}
+	refunds := s.store.shelf("refund").with("charge", charge)
+	slices.Reverse(refunds)
 	return refunds
 }
 

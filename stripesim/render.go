@@ -2,6 +2,7 @@ package stripesim
 
 import (
 	"encoding/json"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -119,23 +120,84 @@ func inRange(c *call, created int64) bool {
 
 // list answers a page of a kind's objects that pass the filter, newest first.
 func (s *Server) list(c *call, kind string, passes func(object) bool) (object, *apiError) {
+	limit, err := c.limit()
+	if err != nil {
+		return nil, err
+	}
 	sh := s.store.shelf(kind)
-	var all []any
-	for _, id := range slices.Backward(sh.order) {
-		if o := sh.byID[id]; passes(o) {
-			all = append(all, o)
+	cursor, direction := c.text("starting_after"), "starting_after"
+	if c.text("ending_before") != "" {
+		cursor, direction = c.text("ending_before"), "ending_before"
+	}
+	older, younger, stands := sh.around(c, cursor)
+	if !stands {
+		return nil, missing(kind, cursor, direction)
+	}
+	if direction == "ending_before" {
+		found := sh.collect(slices.Values(younger), limit+1, func(o object) bool { return text(o, "id") != cursor && passes(o) }, nil)
+		more := len(found) > limit
+		found = found[:min(limit, len(found))]
+		slices.Reverse(found)
+		return listObject(c.r.URL.Path, found, more), nil
+	}
+	found := sh.collect(backward(older), limit+1, passes, func(o object) bool { return sh.sorted && olderThanAsked(c, o) })
+	return listObject(c.r.URL.Path, found[:min(limit, len(found))], len(found) > limit), nil
+}
+
+func backward(ids []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, id := range slices.Backward(ids) {
+			if !yield(id) {
+				return
+			}
 		}
 	}
-	return page(c, c.r.URL.Path, kind, all)
+}
+
+// olderThanAsked tells that an object and all that were made before it are too
+// old for the created filter.
+func olderThanAsked(c *call, o object) bool {
+	r, created := c.child("created"), number(o, "created")
+	return (r.has("gte") && created < r.number("gte")) || (r.has("gt") && created < r.number("gt"))
+}
+
+// collect takes the first objects that pass, and gives up at one where it may stop.
+func (sh *shelf) collect(ids iter.Seq[string], most int, passes, stop func(object) bool) []any {
+	var found []any
+	for id := range ids {
+		o := sh.byID[id]
+		if o == nil {
+			continue
+		}
+		if stop != nil && stop(o) {
+			break
+		}
+		if passes(o) {
+			if found = append(found, o); len(found) == most {
+				break
+			}
+		}
+	}
+	return found
+}
+
+// limit is how many objects a page has at most.
+func (c *call) limit() (int, *apiError) {
+	if !c.has("limit") {
+		return 10, nil
+	}
+	n := c.number("limit")
+	if n < 1 || n > 100 {
+		return 0, invalid("limit", "parameter_invalid_integer", "This value must be greater than or equal to 1 and less than or equal to 100 (sent: %d)", n)
+	}
+	return int(n), nil
 }
 
 // page cuts a page out of a whole list by Stripe's cursors.
 func page(c *call, url, kind string, all []any) (object, *apiError) {
-	limit := int64(10)
-	if c.has("limit") {
-		if limit = c.number("limit"); limit < 1 || limit > 100 {
-			return nil, invalid("limit", "parameter_invalid_integer", "This value must be greater than or equal to 1 and less than or equal to 100 (sent: %d)", limit)
-		}
+	limit, err := c.limit()
+	if err != nil {
+		return nil, err
 	}
 	at := func(id string) int {
 		return slices.IndexFunc(all, func(o any) bool { return text(o.(object), "id") == id })
@@ -145,7 +207,7 @@ func page(c *call, url, kind string, all []any) (object, *apiError) {
 		if i < 0 {
 			return nil, missing(kind, before, "ending_before")
 		}
-		from := max(0, i-int(limit))
+		from := max(0, i-limit)
 		return listObject(url, all[from:i], from > 0), nil
 	}
 	from := 0
@@ -156,7 +218,7 @@ func page(c *call, url, kind string, all []any) (object, *apiError) {
 		}
 		from = i + 1
 	}
-	to := min(len(all), from+int(limit))
+	to := min(len(all), from+limit)
 	return listObject(url, all[from:to], to < len(all)), nil
 }
 

@@ -21,6 +21,7 @@ type Options struct {
 	APIKey   string       // the only key that is accepted; "" accepts any sk_test_ or rk_test_
 	Seed     uint64       // of ids and probabilistic faults
 	Switches Switches
+	Observe  func(Request) // is shown every call of the API after it; calls that run side by side are shown side by side
 }
 
 // Switches set what Stripe leaves undocumented or what varies between accounts.
@@ -32,6 +33,7 @@ type Switches struct {
 	RefundEvents         bool  `json:"refund_events"`           // refund.created and refund.updated are sent for charges, as newer API versions do
 	KeepAmountRefunded   bool  `json:"keep_amount_refunded"`    // a failed refund leaves the charge's amount_refunded as it was
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
+	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
 }
 
 // Server is the simulator as an http.Handler.
@@ -40,6 +42,8 @@ type Server struct {
 	clock  Clock
 	apiKey string
 	mux    *http.ServeMux
+
+	observer func(Request)
 
 	mu          sync.Mutex // guards everything below
 	store       *store
@@ -51,6 +55,10 @@ type Server struct {
 	webhooks    webhookControl
 	inFlight    map[string]int // meter events under way per customer and meter
 	requests    int64
+	log         []Request // the last ones
+	agenda      agenda
+	standing    int64 // the time, while it stands still; 0: it runs
+	forgotten   int64 // when forget last looked
 	meterSecond int64
 	meterCount  int
 
@@ -63,9 +71,9 @@ type Server struct {
 // NewServer makes a simulator and starts its webhook deliveries; Close ends them.
 func NewServer(o Options) (*Server, error) {
 	s := &Server{
-		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, switches: o.Switches,
+		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, observer: o.Observe, switches: o.Switches,
 		random: mathrand.New(mathrand.NewPCG(o.Seed, 0x7a11)), //nolint:gosec // reproducible on purpose
-		keys:   map[string]*savedAnswer{}, inFlight: map[string]int{}, meters: newMeterBook(), wake: make(chan struct{}, 1),
+		keys:   map[string]*savedAnswer{}, inFlight: map[string]int{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
 		http: &http.Client{Timeout: webhookTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
@@ -79,6 +87,7 @@ func NewServer(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.routes()
+	s.wakeUp()
 	s.requeue()
 	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // a server lives until its Close, as http.Server does
 	s.stop = stop
@@ -104,6 +113,7 @@ func (s *Server) Advance(d time.Duration) {
 	s.mu.Lock()
 	s.clock.Advance(d)
 	s.store.log(entry{Type: "clock", Seconds: d.Seconds()})
+	s.happen()
 	s.mu.Unlock()
 	s.nudge()
 }
@@ -116,7 +126,12 @@ func (s *Server) nudge() {
 }
 
 // now is the time in whole seconds, as objects carry it.
-func (s *Server) now() int64 { return s.clock.Now().Unix() }
+func (s *Server) now() int64 {
+	if s.standing != 0 {
+		return s.standing
+	}
+	return s.clock.Now().Unix()
+}
 
 // newID makes an id in Stripe's form. Ids of a simulator with a directory carry
 // real randomness: after a restart the seeded sequence would begin again.

@@ -23,9 +23,31 @@ type store struct {
 	err     error // of the journal; it ends the simulator's promises, so it is shown
 }
 
+// shelf keeps the objects of one kind.
 type shelf struct {
-	byID  map[string]object
-	order []string
+	byID   map[string]object
+	order  []string       // ids by the time of their making; "" where one was deleted
+	place  map[string]int // of an id in order
+	sorted bool           // created never falls along order
+	filed  map[string]map[string]string
+	index  map[string]map[string][]string // by member, by its value: ids in the order of their making
+}
+
+// indexed are the members by which a kind's lists are filtered most.
+var indexed = map[string][]string{
+	"balance_transaction":          {"source"},
+	"charge":                       {"payment_intent", "customer", "invoice"},
+	"checkout.session":             {"payment_intent", "customer", "subscription"},
+	"credit_note":                  {"invoice", "customer"},
+	"customer_balance_transaction": {"customer"},
+	"dispute":                      {"charge", "payment_intent"},
+	"invoice":                      {"subscription", "customer"},
+	"invoiceitem":                  {"invoice", "customer"},
+	"payment_intent":               {"customer"},
+	"price":                        {"product"},
+	"refund":                       {"charge", "payment_intent"},
+	"subscription":                 {"customer"},
+	"subscription_item":            {"subscription"},
 }
 
 // entry is one line of the journal.
@@ -119,7 +141,11 @@ func (s *store) close() error {
 
 func (s *store) shelf(kind string) *shelf {
 	if s.kinds[kind] == nil {
-		s.kinds[kind] = &shelf{byID: map[string]object{}}
+		sh := &shelf{byID: map[string]object{}, place: map[string]int{}, sorted: true, filed: map[string]map[string]string{}, index: map[string]map[string][]string{}}
+		for _, member := range indexed[kind] {
+			sh.filed[member], sh.index[member] = map[string]string{}, map[string][]string{}
+		}
+		s.kinds[kind] = sh
 	}
 	return s.kinds[kind]
 }
@@ -127,15 +153,95 @@ func (s *store) shelf(kind string) *shelf {
 func (s *store) keep(kind, id string, o object) {
 	sh := s.shelf(kind)
 	if _, stands := sh.byID[id]; !stands {
+		if n := len(sh.order); n > 0 && number(sh.byID[sh.order[n-1]], "created") > number(o, "created") {
+			sh.sorted = false
+		}
+		sh.place[id] = len(sh.order)
 		sh.order = append(sh.order, id)
 	}
 	sh.byID[id] = o
+	for member := range sh.index {
+		sh.file(member, id, text(o, member))
+	}
+}
+
+// file puts an id where a filter by the member will look for it.
+func (sh *shelf) file(member, id, value string) {
+	before, stands := sh.filed[member][id]
+	if stands && before == value {
+		return
+	}
+	ids := sh.index[member]
+	if stands {
+		ids[before] = slices.DeleteFunc(ids[before], func(other string) bool { return other == id })
+	}
+	sh.filed[member][id] = value
+	at, _ := slices.BinarySearchFunc(ids[value], sh.place[id], func(other string, place int) int { return sh.place[other] - place })
+	ids[value] = slices.Insert(ids[value], at, id)
 }
 
 func (s *store) drop(kind, id string) {
 	sh := s.shelf(kind)
+	at, stands := sh.place[id]
+	if !stands {
+		return
+	}
 	delete(sh.byID, id)
-	sh.order = slices.DeleteFunc(sh.order, func(other string) bool { return other == id })
+	delete(sh.place, id)
+	for member, ids := range sh.index {
+		value := sh.filed[member][id]
+		delete(sh.filed[member], id)
+		if ids[value] = slices.DeleteFunc(ids[value], func(other string) bool { return other == id }); len(ids[value]) == 0 {
+			delete(ids, value)
+		}
+	}
+	sh.order[at] = ""
+	if len(sh.order) > 2*len(sh.byID)+64 {
+		sh.order = slices.DeleteFunc(sh.order, func(id string) bool { return id == "" })
+		for i, id := range sh.order {
+			sh.place[id] = i
+		}
+	}
+}
+
+// around gives the ids that may pass a call's filters, in the order of their
+// making: those before the place of a cursor, and those from it on.
+func (sh *shelf) around(c *call, cursor string) (before, from []string, found bool) {
+	ids, at := sh.order, len(sh.order)
+	place, stands := sh.place[cursor]
+	if stands {
+		at = place
+	}
+	for member, byValue := range sh.index {
+		if c.has(member) {
+			ids = byValue[c.text(member)]
+			at = len(ids)
+			if stands {
+				at, _ = slices.BinarySearchFunc(ids, place, func(id string, place int) int { return sh.place[id] - place })
+			}
+			break
+		}
+	}
+	return ids[:at], ids[at:], stands || cursor == ""
+}
+
+// all gives the objects of a kind in the order of their making.
+func (sh *shelf) all(yield func(object) bool) {
+	for _, id := range sh.order {
+		if o := sh.byID[id]; o != nil && !yield(o) {
+			return
+		}
+	}
+}
+
+// with gives the objects whose indexed member has a value, in the order of their making.
+func (sh *shelf) with(member, value string) []object {
+	ids := sh.index[member][value]
+	all := make([]object, len(ids))
+	for i, id := range ids {
+		all[i] = sh.byID[id]
+	}
+	return all
 }
 
 // put keeps a new or changed object.
