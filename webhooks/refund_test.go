@@ -89,6 +89,9 @@ func TestAFailedRefundMakesRoomForItsSuccessor(t *testing.T) {
 	if n := d.count("SELECT count(*) FROM transfers WHERE kind = 'refund_failed'"); n != 1 {
 		t.Errorf("credits came back %d times, want once", n)
 	}
+	if n := d.count("SELECT count(*) FROM transfers WHERE debt_after <> 0"); n != 0 {
+		t.Errorf("acme was in debt %d times on the way", n)
+	}
 }
 
 func TestE10CreditsThatAreSpentBecomeDebtWhichTheNextPurchasePays(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"tallystick/internal/apptest"
 	"tallystick/internal/credit"
+	"tallystick/internal/loop"
 	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
 	"tallystick/internal/stripe"
@@ -179,22 +180,25 @@ func (d *till) deliver(bodies ...string) {
 // step runs the worker until it has nothing more to do.
 func (d *till) step() {
 	d.t.Helper()
-	for more := true; more; {
-		var err error
-		if more, err = d.Step(d.t.Context()); err != nil {
-			d.t.Fatal(err)
-		}
-	}
+	d.finish(d.Step)
 }
 
+// parkedStep looks at parked payments until none is due.
 func (d *till) parkedStep() {
 	d.t.Helper()
-	for more := true; more; {
-		var err error
-		if more, err = d.ParkedStep(d.t.Context()); err != nil {
+	d.finish(d.ParkedStep)
+}
+
+func (d *till) finish(step loop.Step) {
+	d.t.Helper()
+	for range 100 {
+		if more, err := step(d.t.Context()); err != nil {
 			d.t.Fatal(err)
+		} else if !more {
+			return
 		}
 	}
+	d.t.Fatal("the step never ends saying that there is more")
 }
 
 // row is an event as it is kept.
