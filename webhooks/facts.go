@@ -66,7 +66,7 @@ func (h *Webhooks) ask(ctx context.Context, payment string) (*facts, error) {
 	if err != nil {
 		return nil, away(err)
 	}
-	if pi.Status != "succeeded" || pi.Invoice != "" {
+	if pi.Status != "succeeded" {
 		return nil, nil
 	}
 	s, ok, err := h.stripe.SessionOf(ctx, payment)
@@ -78,12 +78,12 @@ func (h *Webhooks) ask(ctx context.Context, payment string) (*facts, error) {
 		return nil, away(err)
 	}
 	var f *facts
-	if ok {
-		if s.Mode != "payment" {
-			return nil, nil
-		}
+	switch {
+	case ok && s.Mode != "payment", !ok && pi.Invoice != "":
+		return nil, nil
+	case ok: // a session may make an invoice of its payment: it is a purchase all the same
 		f = h.sessionFacts(s, pi)
-	} else {
+	default:
 		f = h.intentFacts(pi)
 	}
 	f.refunds = refunds

@@ -163,7 +163,7 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 		"processing":               {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "processing" }},
 		"canceled":                 {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "canceled" }},
 		"authorized only":          {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "requires_capture" }},
-		"an invoice's":             {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Invoice = "in_1" }},
+		"an invoice's":             {paid("evt_1", "pi_1"), func(s *stripe.Session, pi *stripe.PaymentIntent) { s.PaymentIntent, pi.Invoice = "pi_2", "in_1" }},
 		"a subscription's":         {paid("evt_1", "pi_1"), func(s *stripe.Session, _ *stripe.PaymentIntent) { s.Mode = "subscription" }},
 		"a session still open":     {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Status = "", "open" }},
 		"a session not paid":       {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.PaymentStatus = "", "unpaid" }},
@@ -188,6 +188,18 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 			d.has("acme", "0")
 		})
 	}
+}
+
+// TestACheckoutThatMakesAnInvoiceIsAPurchase has a payment that names an invoice,
+// as those of subscriptions do.
+func TestACheckoutThatMakesAnInvoiceIsAPurchase(t *testing.T) {
+	t.Parallel()
+	d := opened(t)
+	d.pays("pi_1", func(pi *stripe.PaymentIntent) { pi.Invoice = "in_1" })
+	d.sells(session(stripe.Item{Quantity: 1, PriceMetadata: credits("5")}))
+	d.deliver(paid("evt_1", "pi_1"))
+	d.step()
+	d.has("acme", "5")
 }
 
 // TestASessionWithNothingToPayIsAPurchaseOfItsOwn has no payment intent to be
