@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -56,7 +57,7 @@ func serveAlone(dir string) error {
 		_ = server.Close()
 	}()
 	fmt.Println(listener.Addr())
-	if err := server.Serve(listener); err != http.ErrServerClosed { //nolint:errorlint // it is never wrapped
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return sim.Close()
@@ -75,7 +76,6 @@ type lone struct {
 	b       *testing.B
 	address string
 	pid     int
-	stop    func()
 }
 
 func startLone(b *testing.B, dir string) *lone {
@@ -242,6 +242,7 @@ func (l *lone) send(n int, customers []string, run string) {
 }
 
 func benchmarkMeterEvents(b *testing.B, dir string) {
+	b.Helper()
 	l := startLone(b, dir)
 	_, customers := meterLoad(l, 64)
 	l.send(2000, customers, "warm-")

@@ -20,9 +20,6 @@ type decimal struct {
 	lo uint64
 }
 
-// one is the value of an event that is only counted.
-var one = decimal{lo: decimalUnit}
-
 // parseDecimal reads an optional minus, digits, and at most twelve digits after a
 // point. It refuses anything else, and what does not fit.
 func parseDecimal(s string) (d decimal, ok bool) {
@@ -54,7 +51,7 @@ func parseDecimal(s string) (d decimal, ok bool) {
 	if !ok {
 		return decimal{}, false
 	}
-	d = decimal{int64(hi), lo} //nolint:gosec // the top bit is clear
+	d = decimal{int64(hi), lo}
 	if negative {
 		d = d.negated()
 	}

@@ -17,7 +17,9 @@ type user struct {
 	t testing.TB
 }
 
-func newUser(t testing.TB, o ...stripesim.Options) *user { return &user{Sim: stripesim.New(t, o...), t: t} }
+func newUser(t testing.TB, o ...stripesim.Options) *user {
+	return &user{Sim: stripesim.New(t, o...), t: t}
+}
 
 // reply is an answer, read whole.
 type reply struct {
