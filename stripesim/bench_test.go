@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"runtime"
@@ -38,7 +39,8 @@ func TestMain(m *testing.M) {
 }
 
 // serveAlone serves until its input ends. GET /_bench/heap answers the bytes that
-// are held after a collection.
+// are held after a collection; POST /_bench/load takes meter events by the million
+// without the cost of a network.
 func serveAlone(dir string) error {
 	sim, err := stripesim.NewServer(stripesim.Options{Dir: dir})
 	if err != nil {
@@ -50,6 +52,7 @@ func serveAlone(dir string) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /_bench/heap", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, heldBytes()) })
+	mux.HandleFunc("POST /_bench/load", func(w http.ResponseWriter, r *http.Request) { load(sim, w, r) })
 	mux.Handle("/", sim)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	go func() {
@@ -61,6 +64,23 @@ func serveAlone(dir string) error {
 		return err
 	}
 	return sim.Close()
+}
+
+// load takes meter events of customers, spread over the minutes of 35 days.
+func load(sim http.Handler, w http.ResponseWriter, r *http.Request) {
+	events, _ := strconv.Atoi(r.FormValue("events"))
+	customers, now := strings.Split(r.FormValue("customers"), ","), time.Now().Unix()
+	for i := range events {
+		form := fmt.Sprintf("event_name=calls&identifier=%s-account-meter-bucket-%d&payload[stripe_customer_id]=%s&payload[value]=%d&timestamp=%d",
+			r.FormValue("run"), i, customers[i%len(customers)], i%1000, now-int64(i)*1709%(35*86400-600))
+		q := httptest.NewRequest(http.MethodPost, "/v1/billing/meter_events", strings.NewReader(form))
+		q.Header.Set("Authorization", "Bearer sk_test_1")
+		a := httptest.NewRecorder()
+		if sim.ServeHTTP(a, q); a.Code != http.StatusOK {
+			http.Error(w, a.Body.String(), a.Code)
+			return
+		}
+	}
 }
 
 func heldBytes() uint64 {
@@ -261,3 +281,103 @@ func BenchmarkMeterEvents(b *testing.B) { benchmarkMeterEvents(b, "") }
 
 // BenchmarkMeterEventsKept is the same with a journal.
 func BenchmarkMeterEventsKept(b *testing.B) { benchmarkMeterEvents(b, b.TempDir()) }
+
+// BenchmarkMillionMeterEvents is what a million events of the last day cost to be
+// remembered, and how long a page of summaries takes over a million events, of a
+// thousand customers and of one.
+func BenchmarkMillionMeterEvents(b *testing.B) {
+	const events = 1_000_000
+	l := startLone(b, "")
+	w := l.dial()
+	meter, customers := meterLoad(l, 1001)
+	before := l.held(w)
+	l.load(w, events, customers[1:])
+	kept := l.held(w) - before
+	b.Run("memory", func(b *testing.B) {
+		for range b.N {
+			b.ReportMetric(float64(kept)/events, "B/event")
+		}
+	})
+	l.load(w, events, customers[:1])
+	day := time.Now().Unix() / 86400 * 86400
+	for i, of := range []string{"one", "thousand"} {
+		path := fmt.Sprintf("/v1/billing/meters/%s/event_summaries?customer=%s&start_time=%d&end_time=%d", meter, customers[i], day-36*86400, day+86400)
+		for _, window := range []string{"", "hour", "day"} {
+			more := ""
+			if window != "" {
+				more = "&limit=100&value_grouping_window=" + window
+			}
+			b.Run("summary/"+of+"/"+window, func(b *testing.B) { w.getEach(b, path+more, "aggregated_value") })
+		}
+	}
+}
+
+func (l *lone) load(w *wire, events int, customers []string) {
+	l.b.Helper()
+	form := fmt.Sprintf("events=%d&run=%s&customers=%s", events, customers[0], strings.Join(customers, ","))
+	status, body, err := w.post("/_bench/load", []byte(form))
+	if err != nil || status != http.StatusOK {
+		l.b.Fatalf("answered %d %s %v", status, body, err)
+	}
+}
+
+// getEach reads a page again and again.
+func (w *wire) getEach(b *testing.B, path, want string) {
+	b.Helper()
+	for range b.N {
+		status, body, err := w.get(path)
+		if err != nil || status != http.StatusOK || !bytes.Contains(body, []byte(want)) {
+			b.Fatalf("answered %d %.300s %v", status, body, err)
+		}
+	}
+}
+
+func (l *lone) held(w *wire) int64 {
+	l.b.Helper()
+	_, body, err := w.get("/_bench/heap")
+	if err != nil {
+		l.b.Fatal(err)
+	}
+	n, err := strconv.ParseInt(string(body), 10, 64)
+	if err != nil {
+		l.b.Fatal(err)
+	}
+	return n
+}
+
+// BenchmarkListPage is a page of a hundred out of a hundred thousand objects, from
+// a place in their middle.
+func BenchmarkListPage(b *testing.B) {
+	l := startLone(b, "")
+	w := l.dial()
+	var middle string
+	for i := range 100_000 {
+		if id := l.made(w, "/v1/customers", "name=x"); i == 50_000 {
+			middle = id
+		}
+	}
+	for name, more := range map[string]string{"first": "", "middle": "&starting_after=" + middle, "back": "&ending_before=" + middle} {
+		b.Run(name, func(b *testing.B) { w.getEach(b, "/v1/customers?limit=100"+more, `"has_more":true`) })
+	}
+}
+
+// BenchmarkWebhooks is how many events a simulator makes, signs and delivers to
+// one endpoint.
+func BenchmarkWebhooks(b *testing.B) {
+	l := startLone(b, "")
+	w := l.dial()
+	var left sync.WaitGroup
+	left.Add(b.N)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		left.Done()
+	}))
+	b.Cleanup(receiver.Close)
+	l.made(w, "/v1/webhook_endpoints", "enabled_events[]=customer.created&url="+receiver.URL)
+	b.ResetTimer()
+	for range b.N {
+		l.made(w, "/v1/customers", "name=x")
+	}
+	left.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "webhooks/s")
+}

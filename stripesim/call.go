@@ -29,8 +29,7 @@ type call struct {
 	form   url.Values
 	fault  *Fault // the rule that struck this call, if any
 
-	executed bool   // the endpoint ran
-	release  func() // ends what limit has begun; nil: nothing, or it has ended
+	executed bool // the endpoint ran
 }
 
 // target is the id in the path.
@@ -68,7 +67,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sp spec, e endpoi
 	s.mu.Unlock()
 	var a *answer
 	defer func() { s.observe(r, c, a) }()
-	defer c.end()
 	if fault.before(s, w, r, c.id) {
 		return
 	}
@@ -79,23 +77,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, sp spec, e endpoi
 		}
 		a.header["Idempotency-Key"] = c.key
 	}
-	if fault == nil || fault.Fault != "slow_after" { // a slow call is under way until it answers
-		c.end()
-	}
 	if fault.after(s, w, r, c, a) {
 		return
 	}
-	c.end()
 	s.write(w, c.id, a)
-}
-
-// end lets the next call of the same resource in. It comes before the answer:
-// who has read that may ask again at once.
-func (c *call) end() {
-	if c.release != nil {
-		c.release()
-		c.release = nil
-	}
 }
 
 // answer authenticates, honours the idempotency key, checks parameters and
@@ -109,15 +94,18 @@ func (s *Server) answer(c *call, sp spec, e endpoint) *answer {
 	if err != nil {
 		return &answer{status: err.status, body: err.body()}
 	}
-	if c.release, err = s.limit(c.r, values); err != nil {
+	release, err := s.limit(c.r, values)
+	if err != nil {
 		return &answer{status: err.status, body: err.body(), header: err.header}
 	}
+	defer release()
 	keyed := c.key != "" && c.r.Method == http.MethodPost
 	if keyed {
 		if a := s.recall(c.key, fingerprint); a != nil {
 			return a
 		}
 	}
+	c.fault.hold(c.r)
 	a, store := s.execute(c, sp, e, values)
 	if keyed {
 		s.remember(c.key, a, store)

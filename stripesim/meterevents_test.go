@@ -261,43 +261,47 @@ func TestAWindowsLastIsTheLastReceived(t *testing.T) {
 	m.wantTotal("2", "after the first has come in")
 }
 
-// TestOneEventAtATimePerCustomerAndMeter: a call that is slow to answer is under
-// way until it has answered, also for a client that gave up waiting and asks again.
+// TestOneEventAtATimePerCustomerAndMeter: a slow call is under way until it has
+// ended, also for a client that gave up waiting and asks again.
 func TestOneEventAtATimePerCustomerAndMeter(t *testing.T) {
 	t.Parallel()
 	m := newMetering(t, stripesim.Switches{}, newMeter+"sum")
 	second := m.make("/v1/customers", "")
 	m.make("/v1/billing/meters", "display_name=x&event_name=other&default_aggregation[formula]=sum")
-	if err := m.AddFaults(&stripesim.Fault{Path: "/v1/billing/meter_events", Fault: "slow_after", Times: 1}); err != nil {
+	if err := m.AddFaults(&stripesim.Fault{Path: "/v1/billing/meter_events", Fault: "slow", Times: 1}); err != nil {
 		t.Fatal(err)
 	}
-	form := "event_name=calls&payload[stripe_customer_id]=" + m.customer + "&payload[value]=1"
 	ctx, giveUp := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		form := "event_name=calls&payload[stripe_customer_id]=" + m.customer + "&payload[value]=1000"
 		r, _ := http.NewRequestWithContext(ctx, http.MethodPost, m.URL+"/v1/billing/meter_events", strings.NewReader(form))
 		r.Header.Set("Authorization", "Bearer "+m.Key)
 		if response, err := http.DefaultClient.Do(r); err == nil {
 			_ = response.Body.Close()
 		}
 	}()
-	for m.State().MeterEvents.Accepted == 0 {
+	for !strings.Contains(m.call(http.MethodGet, "/_sim/faults", "").Raw, `"hits":1`) {
 		time.Sleep(time.Millisecond)
 	}
-	a := m.event("1", "")
+	a, taken := m.event("1", ""), 0
+	for ; a.Status == http.StatusOK && taken < 1000; taken++ { // the slow one is on its way
+		a = m.event("1", "")
+	}
 	m.refused(a, http.StatusTooManyRequests, badRequest, "rate_limit", "")
 	if reason := a.Header.Get("Stripe-Rate-Limited-Reason"); reason != "resource-specific" {
 		t.Errorf("the reason is %q", reason)
 	}
 	m.must(http.MethodPost, "/v1/billing/meter_events", "event_name=calls&payload[value]=1&payload[stripe_customer_id]="+second)
 	m.must(http.MethodPost, "/v1/billing/meter_events", "event_name=other&payload[value]=1&payload[stripe_customer_id]="+m.customer)
+	m.wantTotal(fmt.Sprint(taken), "while the slow call is under way")
 	giveUp()
 	<-ended
 	for m.event("1", "").Status == http.StatusTooManyRequests {
 		time.Sleep(time.Millisecond)
 	}
-	m.wantTotal("2", "once the first call had ended")
+	m.wantTotal(fmt.Sprint(1000+taken+1), "once the slow call had ended")
 }
 
 func TestMeterEventsPerSecond(t *testing.T) {

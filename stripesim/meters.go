@@ -207,11 +207,10 @@ func readMeter(o object) *meterInfo {
 type flight struct{ meter, customer string }
 
 // limit refuses a second meter event under way for the same customer and meter,
-// and events beyond the rate that is switched on. The caller calls release, where
-// there is one, once the call has ended.
+// and events beyond the rate that is switched on.
 func (s *Server) limit(r *http.Request, values url.Values) (release func(), err *apiError) {
 	if r.URL.Path != "/v1/billing/meter_events" || r.Method != http.MethodPost {
-		return nil, nil
+		return func() {}, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,7 +227,7 @@ func (s *Server) limit(r *http.Request, values url.Values) (release func(), err 
 		customerKey = m.customerKey
 	}
 	if f.customer = values.Get("payload[" + customerKey + "]"); f.customer == "" {
-		return nil, nil
+		return func() {}, nil
 	}
 	if _, busy := s.inFlight[f]; busy {
 		return nil, rateLimited("resource-specific")
