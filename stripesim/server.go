@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
@@ -156,7 +156,10 @@ func (s *Server) newID(prefix string) string {
 			b[i] = byte(s.random.UintN(256)) //nolint:gosec // below 256
 		}
 	}
-	return prefix + "_" + strings.ToUpper(hex.EncodeToString(b[:2])) + hex.EncodeToString(b[2:])
+	var digits [2 * len(b)]byte
+	hex.Encode(digits[:], b[:])
+	copy(digits[:4], bytes.ToUpper(digits[:4]))
+	return prefix + "_" + string(digits[:])
 }
 
 func (s *Server) routes() {
