@@ -88,21 +88,21 @@ func (s *Server) takeMeterEvent(c *call) (object, *apiError) {
 	if err := s.checkMeterEvent(c); err != nil {
 		return nil, err
 	}
-	now := s.clock.Now()
-	r := &meterRecord{At: now.Unix(), Identifier: c.text("identifier"), Received: now.UnixNano(), Value: "0"}
+	now, payload, meter := s.clock.Now(), child(c.values, "payload"), s.meterNamed(c.text("event_name"))
+	seconds := s.timeOfCustomer(meter, payload)
+	r := &meterRecord{At: seconds, Identifier: c.text("identifier"), Received: now.UnixNano(), Value: "0"}
 	if c.has("timestamp") {
 		r.At = c.number("timestamp")
 	}
-	problem := outOfTime(r.At, now.Unix())
+	problem := outOfTime(r.At, seconds)
 	if problem != nil && !s.switches.MeterErrorsAsync {
 		return nil, problem.refusal()
 	}
 	if r.Identifier != "" && s.meters.remembered(r.Identifier, r.Received) != nil {
 		return nil, s.duplicate(r.Identifier)
 	}
-	meter := s.meterNamed(c.text("event_name"))
 	if problem == nil {
-		problem = s.meterProblem(meter, child(c.values, "payload"), r)
+		problem = s.meterProblem(meter, payload, r)
 	}
 	if problem != nil && (s.switches.MeterErrorsSync || (problem.sync && !s.switches.MeterErrorsAsync)) {
 		return nil, problem.refusal()
@@ -121,9 +121,21 @@ func (s *Server) takeMeterEvent(c *call) (object, *apiError) {
 		s.reportMeterError(meter, problem, r.Identifier)
 	}
 	return object{
-		"object": "billing.meter_event", "created": now.Unix(), "event_name": c.text("event_name"), "identifier": r.Identifier, "livemode": false,
-		"payload": maps.Clone(child(c.values, "payload")), "timestamp": r.At,
+		"object": "billing.meter_event", "created": seconds, "event_name": c.text("event_name"), "identifier": r.Identifier, "livemode": false,
+		"payload": maps.Clone(payload), "timestamp": r.At,
 	}, nil
+}
+
+// timeOfCustomer is the time that an event's own is held against: the customer's
+// test clock, where it has one. What is remembered for so long is remembered by the
+// simulator's clock all the same.
+func (s *Server) timeOfCustomer(m *meterInfo, payload object) (seconds int64) {
+	var customer object
+	if m != nil {
+		customer = s.store.get("customer", text(payload, m.customerKey))
+	}
+	s.onClockOf(customer, func() { seconds = s.now() })
+	return seconds
 }
 
 func (s *Server) duplicate(identifier string) *apiError {

@@ -328,7 +328,7 @@ func TestMeterEventsPerSecond(t *testing.T) {
 // TestMetersSurviveTheirProcess: after a restart all is as if there had been none.
 func TestMetersSurviveTheirProcess(t *testing.T) {
 	t.Parallel()
-	dir, clock := t.TempDir(), newStillClock()
+	dir, clock := t.TempDir(), newMeterClock()
 	start := func() *metering {
 		server, err := stripesim.NewServer(stripesim.Options{Dir: dir, Clock: clock, Switches: stripesim.Switches{MeterLagSeconds: 60, AdjustmentLagSeconds: 600}})
 		if err != nil {

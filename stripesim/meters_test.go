@@ -13,25 +13,25 @@ import (
 
 const badRequest = "invalid_request_error"
 
-// stillClock moves only when it is told to.
-type stillClock struct {
+// meterClock moves only when it is told to.
+type meterClock struct {
 	mu  sync.Mutex
 	now time.Time
 }
 
-func newStillClock() *stillClock {
-	return &stillClock{now: time.Date(2024, 3, 31, 12, 30, 30, 0, time.UTC)}
+func newMeterClock() *meterClock {
+	return &meterClock{now: time.Date(2024, 3, 31, 12, 30, 30, 0, time.UTC)}
 }
 
 // Now is stripesim.Clock.
-func (c *stillClock) Now() time.Time {
+func (c *meterClock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
 }
 
 // Advance is stripesim.Clock.
-func (c *stillClock) Advance(d time.Duration) {
+func (c *meterClock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
@@ -70,14 +70,14 @@ func TestMetersThatCannotBeMade(t *testing.T) {
 			t.Errorf("%s says %s, want %q", tc.form, a.Raw, tc.message)
 		}
 	}
-	if n := len(u.list("/v1/billing/meters", "")); n != 1 {
+	if n := len(u.firstPage("/v1/billing/meters", "")); n != 1 {
 		t.Errorf("refused calls made %d meters", n-1)
 	}
 	u.make("/v1/billing/meters", "display_name="+x(250)+"&event_name="+strings.Repeat("é", 100)+"&default_aggregation[formula]=count&event_time_window=day")
 }
 
-// list reads the first page of a list.
-func (u *user) list(path, form string) []map[string]any {
+// firstPage reads the first page of a list.
+func (u *user) firstPage(path, form string) []map[string]any {
 	u.t.Helper()
 	data, _ := u.must(http.MethodGet, path, form)["data"].([]any)
 	rows := make([]map[string]any, len(data))
@@ -89,7 +89,7 @@ func (u *user) list(path, form string) []map[string]any {
 
 func TestLifeOfAMeter(t *testing.T) {
 	t.Parallel()
-	clock := newStillClock()
+	clock := newMeterClock()
 	u := newUser(t, stripesim.Options{Clock: clock})
 	path := "/v1/billing/meters/"
 	for _, verb := range []string{"", "/deactivate", "/reactivate"} {
@@ -120,11 +120,11 @@ func TestLifeOfAMeter(t *testing.T) {
 		t.Errorf("active again, it is %v", m)
 	}
 	for status, want := range map[string]string{"active": id, "inactive": second} {
-		if rows := u.list("/v1/billing/meters", "status="+status); len(rows) != 1 || rows[0]["id"] != want {
+		if rows := u.firstPage("/v1/billing/meters", "status="+status); len(rows) != 1 || rows[0]["id"] != want {
 			t.Errorf("the %s meters are %v", status, rows)
 		}
 	}
-	if rows := u.list("/v1/events", "type=billing.meter.*"); len(rows) != 0 {
+	if rows := u.firstPage("/v1/events", "type=billing.meter.*"); len(rows) != 0 {
 		t.Errorf("events that API 2023-10-16 does not have are raised: %v", rows)
 	}
 }
@@ -137,7 +137,7 @@ func TestMeterEventsAreRaisedBySwitch(t *testing.T) {
 	u.must(http.MethodPost, "/v1/billing/meters/"+id+"/deactivate", "")
 	u.must(http.MethodPost, "/v1/billing/meters/"+id+"/reactivate", "")
 	var kinds []string
-	for _, e := range u.list("/v1/events", "type=billing.meter.*") {
+	for _, e := range u.firstPage("/v1/events", "type=billing.meter.*") {
 		kinds = append(kinds, fmt.Sprint(e["type"]))
 	}
 	if got := strings.Join(kinds, " "); got != "billing.meter.reactivated billing.meter.deactivated billing.meter.updated billing.meter.created" {
@@ -148,14 +148,14 @@ func TestMeterEventsAreRaisedBySwitch(t *testing.T) {
 // metering is a user with a meter and a customer, on a clock that stands still.
 type metering struct {
 	*user
-	clock           *stillClock
+	clock           *meterClock
 	meter, customer string
 	sent            int
 }
 
 func newMetering(t testing.TB, switches stripesim.Switches, meter string) *metering {
 	t.Helper()
-	clock := newStillClock()
+	clock := newMeterClock()
 	m := &metering{user: newUser(t, stripesim.Options{Clock: clock, Switches: switches, Seed: 7}), clock: clock}
 	m.meter = m.make("/v1/billing/meters", meter)
 	m.customer = m.make("/v1/customers", "")
@@ -182,7 +182,7 @@ func (m *metering) use(value string, at time.Time) (identifier string) {
 // total is the customer's usage over all time, by the summary.
 func (m *metering) total() string {
 	m.t.Helper()
-	rows := m.list("/v1/billing/meters/"+m.meter+"/event_summaries", "start_time=0&end_time=6000000000&customer="+m.customer)
+	rows := m.firstPage("/v1/billing/meters/"+m.meter+"/event_summaries", "start_time=0&end_time=6000000000&customer="+m.customer)
 	if len(rows) != 1 {
 		m.t.Fatalf("the summary is %v", rows)
 	}
