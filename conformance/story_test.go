@@ -117,6 +117,7 @@ func (s *story) play() {
 	session := s.checkout(customer, price)
 	s.payments(customer, session)
 	s.metering(customer)
+	s.meters(customer)
 	s.endpoints()
 	s.lists(customer)
 }

@@ -105,6 +105,7 @@ func (s *Server) answer(c *call, sp spec, e endpoint) *answer {
 			return a
 		}
 	}
+	c.fault.hold(c.r)
 	a, store := s.execute(c, sp, e, values)
 	if keyed {
 		s.remember(c.key, a, store)

@@ -331,11 +331,13 @@ type MeterTotal struct {
 	Total     string `json:"total"`
 }
 
-// MeterCounts counts meter events: those answered with 200, and those of them
-// that never enter a total.
+// MeterCounts counts meter events: those answered with 200, and of them those that
+// count in no total because they were lost or found invalid, those that were
+// cancelled, and those that are not in a total yet.
 type MeterCounts struct {
 	Accepted int64 `json:"accepted"`
 	Lost     int64 `json:"lost"`
+	Canceled int64 `json:"canceled"`
 	Lagging  int   `json:"lagging"`
 }
 
@@ -352,23 +354,23 @@ type WebhookState struct {
 func (s *Server) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.meters.settle(s.clock.Now())
+	s.happen()
 	st := State{
-		Now: s.now(), Requests: s.requests, Counts: map[string]int{}, Meters: []MeterTotal{}, MeterErrors: slices.Clone(s.meters.errors),
-		MeterEvents: MeterCounts{Accepted: s.meters.accepted, Lost: s.meters.lost, Lagging: len(s.meters.lagging)},
+		Now: s.now(), Requests: s.requests, Counts: map[string]int{}, Meters: []MeterTotal{}, MeterErrors: s.reports(),
+		MeterEvents: MeterCounts{Accepted: s.meters.accepted, Lost: s.meters.lost, Canceled: s.meters.canceled, Lagging: s.meters.lagging},
 		Webhooks:    s.webhookState(), Switches: s.switches,
 	}
 	for kind, sh := range s.store.kinds {
 		st.Counts[kind] = len(sh.byID)
 	}
-	for key := range s.meters.sums {
+	for key, usage := range s.meters.series {
+		sum, _ := usage.sum(-timeMax, timeMax)
 		st.Meters = append(st.Meters, MeterTotal{
-			Meter: key.meter, EventName: text(s.store.get("billing.meter", key.meter), "event_name"), Customer: key.customer,
-			Total: decimalText(s.meters.total(key, 0, 1<<40)),
+			Meter: key.meter, EventName: text(s.store.get("billing.meter", key.meter), "event_name"), Customer: key.customer, Total: sum.text(),
 		})
 	}
 	slices.SortFunc(st.Meters, func(a, b MeterTotal) int {
-		return strings.Compare(a.EventName+"\x00"+a.Customer, b.EventName+"\x00"+b.Customer)
+		return strings.Compare(a.EventName+"\x00"+a.Customer+"\x00"+a.Meter, b.EventName+"\x00"+b.Customer+"\x00"+b.Meter)
 	})
 	return st
 }

@@ -82,13 +82,17 @@ func (f *Fault) before(s *Server, w http.ResponseWriter, r *http.Request, id str
 		http.Redirect(w, r, "/", http.StatusFound)
 	case "unauthorized_401":
 		s.writeError(w, id, unauthorized("Expired API Key provided: sk_test_****"))
-	case "slow":
-		f.wait(r)
-		return false
 	default:
 		return false
 	}
 	return true
+}
+
+// hold keeps a call waiting that is under way, its idempotency key included.
+func (f *Fault) hold(r *http.Request) {
+	if f != nil && f.Fault == "slow" {
+		f.wait(r)
+	}
 }
 
 // after strikes once the call has been executed.

@@ -1,7 +1,6 @@
 package stripesim
 
 import (
-	"encoding/json"
 	"iter"
 	"maps"
 	"slices"
@@ -19,7 +18,7 @@ var references = map[string]string{
 // render makes the answer of an object: members of ours are left out, and
 // members that were asked to be expanded hold the object instead of its id.
 func (s *Server) render(o object, expand []string) []byte {
-	body, err := json.Marshal(s.view(o, expand))
+	body, err := encode(make([]byte, 0, 512), s.view(o, expand))
 	if err != nil {
 		s.logger.Error("an answer cannot be encoded", "error", err)
 		return serverError().body()
@@ -249,7 +248,7 @@ func (s *Server) change(kind string, o object, changes object) (previous object)
 }
 
 func equal(a, b any) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
+	x, errX := encode(nil, a)
+	y, errY := encode(nil, b)
 	return errX == nil && errY == nil && string(x) == string(y)
 }

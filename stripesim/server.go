@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
@@ -34,6 +34,18 @@ type Switches struct {
 	KeepAmountRefunded   bool  `json:"keep_amount_refunded"`    // a failed refund leaves the charge's amount_refunded as it was
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
 	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
+
+	MeterLagJitterSeconds  int64  `json:"meter_lag_jitter_seconds"` // each meter event lags up to so much longer, at random
+	MeterErrorsAsync       bool   `json:"meter_errors_async"`       // a wrong time or value, too, is reported later instead of refused
+	ErrorLagSeconds        int64  `json:"error_lag_seconds"`        // how long after its ten seconds a report of meter errors goes out
+	DuplicateEventCode     string `json:"duplicate_event_code"`     // code of the refusal of an identifier that is known
+	AdjustmentLagSeconds   int64  `json:"adjustment_lag_seconds"`   // how long a cancelled meter event stays in the summaries
+	AdjustmentsComplete    bool   `json:"adjustments_complete"`     // an adjustment is answered as complete, not as pending
+	RefuseSecondAdjustment bool   `json:"refuse_second_adjustment"` // cancelling a meter event again is refused
+	NoZeroSummary          bool   `json:"no_zero_summary"`          // a summary of no usage is an empty list, not one row of zero
+	SummariesNeedCustomer  bool   `json:"summaries_need_customer"`  // summaries of a customer that never was are refused
+	FormulaLast            bool   `json:"formula_last"`             // meters with the formula last can be made, as in newer API versions
+	MeterEventsRaised      bool   `json:"meter_events_raised"`      // billing.meter.* events are raised, as newer API versions do
 }
 
 // Server is the simulator as an http.Handler.
@@ -53,7 +65,7 @@ type Server struct {
 	keys        map[string]*savedAnswer
 	meters      meterBook
 	webhooks    webhookControl
-	inFlight    map[string]int // meter events under way per customer and meter
+	inFlight    map[flight]struct{} // meter events under way
 	requests    int64
 	log         []Request // the last ones
 	agenda      agenda
@@ -73,7 +85,7 @@ func NewServer(o Options) (*Server, error) {
 	s := &Server{
 		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, observer: o.Observe, switches: o.Switches,
 		random: mathrand.New(mathrand.NewPCG(o.Seed, 0x7a11)), //nolint:gosec // reproducible on purpose
-		keys:   map[string]*savedAnswer{}, inFlight: map[string]int{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
+		keys:   map[string]*savedAnswer{}, inFlight: map[flight]struct{}{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
 		http: &http.Client{Timeout: webhookTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
@@ -144,7 +156,10 @@ func (s *Server) newID(prefix string) string {
 			b[i] = byte(s.random.UintN(256)) //nolint:gosec // below 256
 		}
 	}
-	return prefix + "_" + strings.ToUpper(hex.EncodeToString(b[:2])) + hex.EncodeToString(b[2:])
+	var digits [2 * len(b)]byte
+	hex.Encode(digits[:], b[:])
+	copy(digits[:4], bytes.ToUpper(digits[:4]))
+	return prefix + "_" + string(digits[:])
 }
 
 func (s *Server) routes() {
