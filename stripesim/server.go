@@ -34,6 +34,14 @@ type Switches struct {
 	KeepAmountRefunded   bool  `json:"keep_amount_refunded"`    // a failed refund leaves the charge's amount_refunded as it was
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
 	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
+
+	RefundsPending          bool  `json:"refunds_pending"`           // every refund waits until it is told how it ends
+	PendingRefundsUncounted bool  `json:"pending_refunds_uncounted"` // a refund is not in the charge's amount_refunded while it is pending
+	AuthenticatePayments    bool  `json:"authenticate_payments"`     // every card payment requires_action until the buyer has authenticated
+	InvoicesNeedMethod      bool  `json:"invoices_need_method"`      // an invoice of a customer without a payment method is not paid
+	SettleSeconds           int64 `json:"settle_seconds"`            // how long debits, refunds and reviews of disputes take; 0: as long as in life
+	FeeFree                 bool  `json:"fee_free"`                  // neither payments nor disputes cost a fee
+	KeepDisputeFee          bool  `json:"keep_dispute_fee"`          // a dispute that is won does not bring its fee back
 }
 
 // Server is the simulator as an http.Handler.
@@ -44,6 +52,8 @@ type Server struct {
 	mux    *http.ServeMux
 
 	observer func(Request)
+
+	invoiceSettled func(c *call, invoice, intent object, paid bool) // told of a payment that ends after chargeInvoice; nil: nobody is
 
 	mu          sync.Mutex // guards everything below
 	store       *store
