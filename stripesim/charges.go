@@ -274,6 +274,7 @@ func (s *Server) updateCharge(c *call) (object, *apiError) {
 	}
 	if report := c.child("fraud_details"); report.has("user_report") {
 		if err := report.mustBeOneOf("user_report", "fraudulent", "safe"); err != nil {
+			err.param = "fraud_details[user_report]"
 			return nil, err
 		}
 		changes["fraud_details"] = laidOver(child(charge, "fraud_details"), object{"user_report": report.text("user_report")})

@@ -55,7 +55,11 @@ func (s *Server) checkSession(c *call) *apiError {
 			return invalid("expires_at", "", "The `expires_at` timestamp must be less than 24 hours from Checkout Session creation.")
 		}
 	}
-	return c.child("payment_intent_data").mustBeOneOf("capture_method", "automatic", "automatic_async", "manual")
+	err := c.child("payment_intent_data").mustBeOneOf("capture_method", "automatic", "automatic_async", "manual")
+	if err != nil {
+		err.param = "payment_intent_data[capture_method]"
+	}
+	return err
 }
 
 // checkItems refuses line items that Stripe refuses and gives their currency.
