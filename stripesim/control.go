@@ -136,7 +136,13 @@ func (s *Server) routeControl() {
 		return s.show("checkout.session", r.PathValue("id")), nil
 	})
 	s.control("POST /_sim/refunds/{id}/fail", func(r *http.Request) (any, error) {
-		err := s.EndRefund(r.PathValue("id"), "failed")
+		var q struct {
+			Reason string `json:"reason"`
+		}
+		if err := decodeControl(r, &q); err != nil {
+			return nil, err
+		}
+		err := s.FailRefund(r.PathValue("id"), q.Reason)
 		return s.show("refund", r.PathValue("id")), err
 	})
 	s.control("POST /_sim/refunds/{id}/succeed", func(r *http.Request) (any, error) {
@@ -243,23 +249,6 @@ func (s *Server) faultList() any {
 		rules[i] = *f
 	}
 	return object{"rules": rules}
-}
-
-// EndRefund settles a pending refund (succeeded) or lets one fail, even later.
-func (s *Server) EndRefund(id, status string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o, err := s.find("refund", id, "id")
-	if err != nil {
-		return err
-	}
-	if status == "succeeded" {
-		previous := s.change("refund", o, object{"status": status})
-		s.raise(nil, "charge.refund.updated", o, previous)
-		return nil
-	}
-	s.endRefund(nil, o, status, "expired_or_canceled_card")
-	return nil
 }
 
 // Redeliver sends an event again to every endpoint that wants it, lost ones included.

@@ -247,6 +247,7 @@ func (s *Server) deliverLoop(ctx context.Context) {
 func (s *Server) takeDue() []*pending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.happen() // what falls due while nobody calls has its webhooks, too
 	if s.webhooks.paused {
 		return nil
 	}

@@ -35,17 +35,24 @@ type Switches struct {
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
 	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
 
-	MeterLagJitterSeconds  int64  `json:"meter_lag_jitter_seconds"` // each meter event lags up to so much longer, at random
-	MeterErrorsAsync       bool   `json:"meter_errors_async"`       // a wrong time or value, too, is reported later instead of refused
-	ErrorLagSeconds        int64  `json:"error_lag_seconds"`        // how long after its ten seconds a report of meter errors goes out
-	DuplicateEventCode     string `json:"duplicate_event_code"`     // code of the refusal of an identifier that is known
-	AdjustmentLagSeconds   int64  `json:"adjustment_lag_seconds"`   // how long a cancelled meter event stays in the summaries
-	AdjustmentsComplete    bool   `json:"adjustments_complete"`     // an adjustment is answered as complete, not as pending
-	RefuseSecondAdjustment bool   `json:"refuse_second_adjustment"` // cancelling a meter event again is refused
-	NoZeroSummary          bool   `json:"no_zero_summary"`          // a summary of no usage is an empty list, not one row of zero
-	SummariesNeedCustomer  bool   `json:"summaries_need_customer"`  // summaries of a customer that never was are refused
-	FormulaLast            bool   `json:"formula_last"`             // meters with the formula last can be made, as in newer API versions
-	MeterEventsRaised      bool   `json:"meter_events_raised"`      // billing.meter.* events are raised, as newer API versions do
+	MeterLagJitterSeconds   int64  `json:"meter_lag_jitter_seconds"`  // each meter event lags up to so much longer, at random
+	MeterErrorsAsync        bool   `json:"meter_errors_async"`        // a wrong time or value, too, is reported later instead of refused
+	ErrorLagSeconds         int64  `json:"error_lag_seconds"`         // how long after its ten seconds a report of meter errors goes out
+	DuplicateEventCode      string `json:"duplicate_event_code"`      // code of the refusal of an identifier that is known
+	AdjustmentLagSeconds    int64  `json:"adjustment_lag_seconds"`    // how long a cancelled meter event stays in the summaries
+	AdjustmentsComplete     bool   `json:"adjustments_complete"`      // an adjustment is answered as complete, not as pending
+	RefuseSecondAdjustment  bool   `json:"refuse_second_adjustment"`  // cancelling a meter event again is refused
+	NoZeroSummary           bool   `json:"no_zero_summary"`           // a summary of no usage is an empty list, not one row of zero
+	SummariesNeedCustomer   bool   `json:"summaries_need_customer"`   // summaries of a customer that never was are refused
+	FormulaLast             bool   `json:"formula_last"`              // meters with the formula last can be made, as in newer API versions
+	MeterEventsRaised       bool   `json:"meter_events_raised"`       // billing.meter.* events are raised, as newer API versions do
+	RefundsPending          bool   `json:"refunds_pending"`           // every refund waits until it is told how it ends
+	PendingRefundsUncounted bool   `json:"pending_refunds_uncounted"` // a refund is not in the charge's amount_refunded while it is pending
+	AuthenticatePayments    bool   `json:"authenticate_payments"`     // every card payment requires_action until the buyer has authenticated
+	InvoicesNeedMethod      bool   `json:"invoices_need_method"`      // an invoice of a customer without a payment method is not paid
+	SettleSeconds           int64  `json:"settle_seconds"`            // how long debits, refunds and reviews of disputes take; 0: as long as in life
+	FeeFree                 bool   `json:"fee_free"`                  // neither payments nor disputes cost a fee
+	KeepDisputeFee          bool   `json:"keep_dispute_fee"`          // a dispute that is won does not bring its fee back
 }
 
 // Server is the simulator as an http.Handler.
@@ -56,6 +63,8 @@ type Server struct {
 	mux    *http.ServeMux
 
 	observer func(Request)
+
+	invoiceSettled func(c *call, invoice, intent object, paid bool) // told of a payment that ends after chargeInvoice; nil: nobody is
 
 	mu          sync.Mutex // guards everything below
 	store       *store
