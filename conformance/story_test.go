@@ -117,6 +117,7 @@ func (s *story) play() {
 	session := s.checkout(customer, price)
 	s.payments(customer, session)
 	s.metering(customer)
+	s.invoicing(price)
 	s.endpoints()
 	s.lists(customer)
 }
@@ -400,6 +401,7 @@ func TestEveryAnswerIsAsStripesDocumentSays(t *testing.T) {
 	for _, object := range []string{
 		"customer", "product", "price", "checkout.session", "item", "payment_intent", "charge", "refund", "billing.meter", "billing.meter_event",
 		"billing.meter_event_adjustment", "billing.meter_event_summary", "event", "webhook_endpoint", "list",
+		"invoice", "line_item", "invoiceitem", "credit_note", "credit_note_line_item", "customer_balance_transaction",
 	} {
 		if seen[object] == 0 {
 			t.Errorf("no %s was answered: the story does not show all that the simulator can do", object)
@@ -485,6 +487,10 @@ func goType(name string) any {
 		"billing.meter_event_adjustment": func() any { return new(stripe.BillingMeterEventAdjustment) },
 		"billing.meter_event_summary":    func() any { return new(stripe.BillingMeterEventSummary) },
 		"event":                          func() any { return new(stripe.Event) }, "webhook_endpoint": func() any { return new(stripe.WebhookEndpoint) },
+		"invoice": func() any { return new(stripe.Invoice) }, "line_item": func() any { return new(stripe.InvoiceLineItem) },
+		"invoiceitem": func() any { return new(stripe.InvoiceItem) }, "credit_note": func() any { return new(stripe.CreditNote) },
+		"credit_note_line_item":        func() any { return new(stripe.CreditNoteLineItem) },
+		"customer_balance_transaction": func() any { return new(stripe.CustomerBalanceTransaction) },
 	}
 	if types[name] == nil {
 		return nil

@@ -5,6 +5,7 @@ var checkoutParams = spec{
 	"cancel_url": "string", "expires_at": "int", "ui_mode": "string", "return_url": "string", "customer_creation": "string", "locale": "string",
 	"allow_promotion_codes": "bool", "payment_method_types": listOf{"string"}, "submit_type": "string", "currency": "string",
 	"payment_intent_data": spec{"metadata": "map", "description": "string", "receipt_email": "string", "capture_method": "string", "setup_future_usage": "string"},
+	"invoice_creation":    invoiceCreationParams,
 	"line_items": listOf{spec{
 		"price": "string", "quantity": "int",
 		"price_data": spec{
@@ -86,6 +87,10 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 	}
 	if c.has("expires_at") {
 		o["expires_at"] = c.number("expires_at")
+	}
+	o["invoice_creation"] = invoiceCreation(c.params)
+	if flag(child(o, "invoice_creation"), "enabled") {
+		o["customer_creation"] = "always"
 	}
 	if data := c.child("payment_intent_data"); data.values != nil {
 		o["_intent_metadata"] = data.metadata()
@@ -214,6 +219,9 @@ func (s *Server) sessionIntent(c *call, o object) object {
 
 func (s *Server) complete(c *call, o object, paymentStatus string) {
 	s.setAlarm("checkout.session", o, 0)
+	if paymentStatus != "unpaid" {
+		s.invoiceSession(c, o)
+	}
 	s.change("checkout.session", o, object{
 		"status": "complete", "payment_status": paymentStatus, "url": nil,
 		"customer_details": object{"address": nil, "email": "buyer@example.com", "name": nil, "phone": nil, "tax_exempt": "none", "tax_ids": []any{}},
@@ -234,6 +242,7 @@ func (s *Server) settle(c *call, o object, succeeded bool) *apiError {
 		return nil
 	}
 	s.succeed(c, pi)
+	s.invoiceSession(c, o)
 	s.change("checkout.session", o, object{"payment_status": "paid"})
 	s.raise(c, "checkout.session.async_payment_succeeded", o, nil)
 	return nil

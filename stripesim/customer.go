@@ -4,6 +4,7 @@ var customerParams = spec{
 	"name": "string", "email": "string", "description": "string", "phone": "string", "metadata": "map", "invoice_prefix": "string",
 	"address":        spec{"city": "string", "country": "string", "line1": "string", "line2": "string", "postal_code": "string", "state": "string"},
 	"payment_method": "string", "tax_exempt": "string",
+	"balance": "int",
 }
 
 func (s *Server) routeCustomers() {
@@ -18,6 +19,7 @@ func (s *Server) routeCustomers() {
 		}
 		s.store.put("customer", o)
 		s.raise(c, "customer.created", o, nil)
+		s.setBalance(c, o, "initial")
 		return o, nil
 	})
 	s.handle("GET /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
@@ -42,6 +44,7 @@ func (s *Server) routeCustomers() {
 		}
 		previous := s.change("customer", o, changes)
 		s.raise(c, "customer.updated", o, previous)
+		s.setBalance(c, o, "adjustment")
 		return o, nil
 	})
 	s.handle("DELETE /v1/customers/{id}", nil, func(c *call) (object, *apiError) {

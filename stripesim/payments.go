@@ -159,6 +159,7 @@ func (s *Server) succeed(c *call, pi object) {
 	charge := s.makeCharge(c, pi, true)
 	s.change("payment_intent", pi, object{"status": "succeeded", "latest_charge": charge["id"], "amount_received": number(pi, "amount"), "payment_method": charge["payment_method"]})
 	s.raise(c, "payment_intent.succeeded", pi, nil)
+	s.settleInvoice(c, pi, true)
 }
 
 func (s *Server) decline(c *call, pi object) *apiError {
@@ -168,6 +169,7 @@ func (s *Server) decline(c *call, pi object) *apiError {
 	}
 	s.change("payment_intent", pi, object{"last_payment_error": failure})
 	s.raise(c, "payment_intent.payment_failed", pi, nil)
+	s.settleInvoice(c, pi, false)
 	return &apiError{
 		status: 402, typ: "card_error", code: "card_declined", message: "Your card was declined.", stored: true,
 		extra: object{"decline_code": "generic_decline", "payment_intent": s.view(pi, nil)},

@@ -14,6 +14,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // references says which members hold the id of an object, and of which kind.
 var references = map[string]string{
 	"customer": "customer", "payment_intent": "payment_intent", "latest_charge": "charge", "charge": "charge", "product": "product", "price": "price",
+	"credit_note": "credit_note", "customer_balance_transaction": "customer_balance_transaction", "invoice": "invoice", "invoice_item": "invoiceitem",
+	"refund": "refund", "subscription": "subscription", "subscription_item": "subscription_item",
 }
 
 // render makes the answer of an object: members of ours are left out, and
@@ -78,6 +80,10 @@ func (s *Server) viewMember(name string, member any, expand []string) any {
 // expandVirtual fills the lists that are answered only when asked for.
 func (s *Server) expandVirtual(o, v object, expand []string) {
 	switch text(o, "object") {
+	case "invoice", "credit_note":
+		if lines := child(v, "lines"); lines != nil {
+			cutLines(lines)
+		}
 	case "checkout.session":
 		if paths := below(expand, "line_items"); len(paths) > 0 {
 			items, _ := o["_line_items"].([]any)
@@ -158,6 +164,9 @@ func backward(ids []string) iter.Seq[string] {
 // old for the created filter.
 func olderThanAsked(c *call, o object) bool {
 	r, created := c.child("created"), number(o, "created")
+	if text(o, "object") == "invoiceitem" {
+		created = number(o, "date")
+	}
 	return (r.has("gte") && created < r.number("gte")) || (r.has("gt") && created < r.number("gt"))
 }
 

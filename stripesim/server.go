@@ -34,6 +34,11 @@ type Switches struct {
 	KeepAmountRefunded   bool  `json:"keep_amount_refunded"`    // a failed refund leaves the charge's amount_refunded as it was
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
 	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
+
+	InvoiceGraceSeconds    int64 `json:"invoice_grace_seconds"`     // how long a draft waits before it is finalized by itself; 0: an hour, negative: not at all
+	InvoiceWaitsForWebhook bool  `json:"invoice_waits_for_webhook"` // nor is it finalized while an endpoint has not taken invoice.created, for 72 hours at most
+	InvoiceRetries         int64 `json:"invoice_retries"`           // how often a failed payment of an invoice is tried again; 0: three times, negative: never
+	InvoiceRetrySeconds    int64 `json:"invoice_retry_seconds"`     // how long after the last try; 0: three days
 }
 
 // Server is the simulator as an http.Handler.
@@ -154,6 +159,7 @@ func (s *Server) routes() {
 	s.routeCheckout()
 	s.routePayments()
 	s.routeRefunds()
+	s.routeInvoices()
 	s.routeMeters()
 	s.routeEvents()
 	s.routeControl()
