@@ -90,12 +90,11 @@ func (s *Server) finalizeInvoice(c *call, inv object, collected bool) {
 	}
 	s.setAlarm("invoice", inv, 0)
 	previous := s.view(s.change("invoice", inv, changes), nil)
-	if customer != nil && ending != starting {
-		kind := "applied_to_invoice"
-		if ending > 0 {
-			kind = "invoice_too_small"
-		}
-		s.moveBalance(c, customer, ending-starting, object{"type": kind, "invoice": id})
+	if applied := min(ending, 0) - starting; customer != nil && applied != 0 {
+		s.moveBalance(c, customer, applied, object{"type": "applied_to_invoice", "invoice": id})
+	}
+	if customer != nil && ending > 0 {
+		s.moveBalance(c, customer, ending, object{"type": "invoice_too_small", "invoice": id})
 	}
 	due := number(inv, "amount_due")
 	if due > 0 && !collected {
@@ -204,8 +203,12 @@ func (s *Server) settleInvoice(c *call, pi object, paid bool) {
 func (s *Server) markPaid(c *call, inv, changes object) {
 	transitions := maps.Clone(child(inv, "status_transitions"))
 	transitions["paid_at"] = s.now()
+	due := number(inv, "amount_due")
+	if _, lowered := changes["amount_due"]; lowered {
+		due = number(changes, "amount_due")
+	}
 	maps.Copy(changes, object{
-		"status": "paid", "paid": true, "amount_paid": number(inv, "amount_due"), "amount_remaining": int64(0), "status_transitions": transitions,
+		"status": "paid", "paid": true, "amount_paid": due, "amount_remaining": int64(0), "status_transitions": transitions,
 		"auto_advance": false, "next_payment_attempt": nil,
 	})
 	s.setAlarm("invoice", inv, 0)

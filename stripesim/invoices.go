@@ -61,8 +61,11 @@ func oneOf(c *call, name string, words ...string) *apiError {
 	if !c.has(name) || slices.Contains(words, c.text(name)) {
 		return nil
 	}
-	last := len(words) - 1
-	return invalid(name, "", "Invalid %s: must be one of %s or %s", name, strings.Join(words[:last], ", "), words[last])
+	last, comma := len(words)-1, ""
+	if len(words) > 2 {
+		comma = ","
+	}
+	return invalid(name, "", "Invalid %s: must be one of %s%s or %s", name, strings.Join(words[:last], ", "), comma, words[last])
 }
 
 func (s *Server) listInvoices(c *call) (object, *apiError) {
