@@ -46,7 +46,7 @@ func (s *Server) draftInvoice(c *call, d invoiceDraft) object {
 	if atOnce {
 		s.finalizeInvoice(c, inv, !d.unpaid)
 		if text(inv, "status") == "open" && !d.unpaid && !d.prepaid {
-			s.collect(c, inv, "", true)
+			s.collectInvoice(c, inv, "", true)
 		}
 	}
 	return inv

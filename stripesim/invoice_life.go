@@ -29,13 +29,13 @@ func (s *Server) advanceInvoice(inv object) {
 		switch {
 		case text(inv, "status") != "open":
 		case automatic:
-			s.collect(nil, inv, "", true)
+			s.collectInvoice(nil, inv, "", true)
 		default:
 			s.raise(nil, "invoice.sent", inv, nil)
 		}
 	case "open":
 		if automatic {
-			s.collect(nil, inv, "", true)
+			s.collectInvoice(nil, inv, "", true)
 		}
 	}
 }
@@ -128,9 +128,9 @@ func (s *Server) invoiceNumber(inv object) string {
 	return fmt.Sprintf("%s-%04d", prefix, next)
 }
 
-// collect tries to charge what is due. An automatic try counts for the schedule of
+// collectInvoice tries to charge what is due. An automatic try counts for the schedule of
 // retries, one on demand only when it is the first.
-func (s *Server) collect(c *call, inv object, method string, automatic bool) (intent object, paid bool) {
+func (s *Server) collectInvoice(c *call, inv object, method string, automatic bool) (intent object, paid bool) {
 	sub := s.store.get("subscription", text(inv, "subscription"))
 	for _, choice := range []string{text(inv, "default_payment_method"), text(sub, "default_payment_method")} {
 		if method == "" {
@@ -182,7 +182,7 @@ func (s *Server) noteFailure(c *call, inv, intent, changes object) {
 }
 
 // settleInvoice takes what became of an invoice's payment intent when somebody else
-// than collect has confirmed it: a customer on a page of Stripe's, or a bank at last.
+// than collectInvoice has confirmed it: a customer on a page of Stripe's, or a bank at last.
 func (s *Server) settleInvoice(c *call, pi object, paid bool) {
 	inv := s.store.get("invoice", text(pi, "invoice"))
 	if inv == nil || flag(inv, "_collecting") || flag(inv, "_prepaid") || text(inv, "payment_intent") != text(pi, "id") || flag(inv, "paid") {
@@ -222,10 +222,18 @@ func (s *Server) markPaid(c *call, inv, changes object) {
 	}
 }
 
-// endUnpaid ends an invoice as void or uncollectible.
+// endUnpaid ends an invoice as void or uncollectible. A void one gives back what the
+// customer's balance has paid of it.
 func (s *Server) endUnpaid(c *call, inv object, status, moment, event string) {
 	transitions := maps.Clone(child(inv, "status_transitions"))
 	transitions[moment] = s.now()
+	if status == "void" {
+		s.cancelIntent(c, text(inv, "payment_intent"))
+		applied := number(inv, "ending_balance") - number(inv, "starting_balance")
+		if customer := s.balanced(inv); customer != nil && applied != 0 {
+			s.moveBalance(c, customer, -applied, object{"type": "unapplied_from_invoice", "invoice": inv["id"]})
+		}
+	}
 	s.setAlarm("invoice", inv, 0)
 	s.updateInvoice(c, inv, object{"status": status, "status_transitions": transitions, "auto_advance": false, "next_payment_attempt": nil})
 	s.raise(c, event, inv, nil)

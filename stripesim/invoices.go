@@ -279,20 +279,31 @@ func (s *Server) payInvoice(c *call, inv object) *apiError {
 	if method == "" {
 		method = c.text("source")
 	}
-	intent, paid := s.collect(c, inv, method, false)
+	intent, paid := s.collectInvoice(c, inv, method, false)
 	if paid || text(intent, "status") == "processing" {
 		return nil
 	}
+	return s.unpaidError(intent)
+}
+
+// unpaidError says why an intent has not paid an invoice. The try has happened, so
+// the answer belongs to the idempotency key.
+func (s *Server) unpaidError(intent object) *apiError {
 	failure := child(intent, "last_payment_error")
-	if failure == nil {
-		e := invalid("", "invoice_payment_intent_requires_action", "This payment requires additional user action before it can be completed successfully.")
-		e.status, e.typ, e.stored, e.extra = http.StatusPaymentRequired, "card_error", true, object{"payment_intent": s.view(intent, nil)}
-		return e
-	}
-	return &apiError{
+	e := &apiError{
 		status: http.StatusPaymentRequired, typ: "card_error", code: text(failure, "code"), message: text(failure, "message"), stored: true,
-		extra: object{"decline_code": failure["decline_code"], "payment_intent": s.view(intent, nil)},
+		extra: object{"payment_intent": s.view(intent, nil)},
 	}
+	switch {
+	case text(intent, "status") == "requires_action":
+		e.code, e.message = "invoice_payment_intent_requires_action", "This payment requires additional user action before it can be completed successfully."
+	case failure == nil:
+		e = invalid("", "resource_missing", "This customer has no attached payment source or default payment method. Please consider adding a default payment method.")
+		e.stored = true
+	case failure["decline_code"] != nil:
+		e.extra["decline_code"] = failure["decline_code"]
+	}
+	return e
 }
 
 func (s *Server) sendInvoice(c *call, inv object) *apiError {
@@ -308,7 +319,6 @@ func (s *Server) sendInvoice(c *call, inv object) *apiError {
 	return nil
 }
 
-// voidInvoice also gives back what the customer's balance has paid of it.
 func (s *Server) voidInvoice(c *call, inv object) *apiError {
 	switch text(inv, "status") {
 	case "open", "uncollectible":
@@ -316,12 +326,6 @@ func (s *Server) voidInvoice(c *call, inv object) *apiError {
 		return invalid("", "", "Invoices with `paid` payments cannot be voided.")
 	default:
 		return invalid("", "", "You can only pass in open invoices. This invoice isn't open.")
-	}
-	s.cancelIntent(c, text(inv, "payment_intent"))
-	if applied := number(inv, "ending_balance") - number(inv, "starting_balance"); applied != 0 {
-		if customer := s.balanced(inv); customer != nil {
-			s.moveBalance(c, customer, -applied, object{"type": "unapplied_from_invoice", "invoice": inv["id"]})
-		}
 	}
 	s.endUnpaid(c, inv, "void", "voided_at", "invoice.voided")
 	return nil

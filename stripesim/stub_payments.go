@@ -11,6 +11,7 @@ func (s *Server) chargeInvoice(c *call, invoice object, method string) (intent o
 		pi = s.makeIntent(c, number(invoice, "amount_remaining"), text(invoice, "currency"), invoice["customer"], object{})
 		s.change("payment_intent", pi, object{"invoice": invoice["id"]})
 	}
+	s.change("payment_intent", pi, object{"amount": number(invoice, "amount_remaining")})
 	if strings.Contains(method, "chargeDeclined") {
 		_ = s.decline(c, pi) // told by paid
 		return pi, false
