@@ -118,6 +118,7 @@ func (s *story) play() {
 	s.payments(customer, session)
 	s.metering(customer)
 	s.meters(customer)
+	s.invoicing(price)
 	s.endpoints()
 	s.money()
 	s.lists(customer)
@@ -403,6 +404,7 @@ func TestEveryAnswerIsAsStripesDocumentSays(t *testing.T) {
 		"customer", "product", "price", "checkout.session", "item", "payment_intent", "charge", "refund", "billing.meter", "billing.meter_event",
 		"billing.meter_event_adjustment", "billing.meter_event_summary", "event", "webhook_endpoint", "list",
 		"payment_method", "dispute", "balance_transaction", "balance",
+		"invoice", "line_item", "invoiceitem", "credit_note", "credit_note_line_item", "customer_balance_transaction",
 	} {
 		if seen[object] == 0 {
 			t.Errorf("no %s was answered: the story does not show all that the simulator can do", object)
@@ -490,6 +492,10 @@ func goType(name string) any {
 		"event":                          func() any { return new(stripe.Event) }, "webhook_endpoint": func() any { return new(stripe.WebhookEndpoint) },
 		"payment_method": func() any { return new(stripe.PaymentMethod) }, "dispute": func() any { return new(stripe.Dispute) },
 		"balance_transaction": func() any { return new(stripe.BalanceTransaction) }, "balance": func() any { return new(stripe.Balance) },
+		"invoice": func() any { return new(stripe.Invoice) }, "line_item": func() any { return new(stripe.InvoiceLineItem) },
+		"invoiceitem": func() any { return new(stripe.InvoiceItem) }, "credit_note": func() any { return new(stripe.CreditNote) },
+		"credit_note_line_item":        func() any { return new(stripe.CreditNoteLineItem) },
+		"customer_balance_transaction": func() any { return new(stripe.CustomerBalanceTransaction) },
 	}
 	if types[name] == nil {
 		return nil

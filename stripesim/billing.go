@@ -10,8 +10,11 @@ type invoiceDraft struct {
 	currency     string
 	start, end   int64 // period_start, period_end
 	lines        []billedItem
-	advance      bool // auto_advance: it is finalized and paid by itself, an hour after it was made
-	atOnce       bool // it is finalized and paid in the same moment, as the first one of a subscription
+	pending      []object // invoice items, of an invoice that is made by hand; any other takes those that wait for it
+	advance      bool     // auto_advance: it is finalized and paid by itself, an hour after it was made
+	atOnce       bool     // it is finalized and paid in the same moment, as the first one of a subscription
+	unpaid       bool     // with atOnce: it is finalized only, as with payment_behavior default_incomplete
+	prepaid      bool     // it is paid already: the customer's balance stays out of it
 	params       params
 }
 
@@ -19,9 +22,11 @@ type invoiceDraft struct {
 // computed from its quantity and price; that of a price with a billing meter is
 // computed again when the invoice is finalized.
 type billedItem struct {
-	item       object // the subscription item
-	price      object
-	quantity   *big.Rat
-	start, end int64 // the time that is billed
-	proration  bool
+	item        object // the subscription item
+	price       object
+	quantity    *big.Rat
+	start, end  int64 // the time that is billed
+	proration   bool
+	amount      *big.Int // instead of what quantity and price give, as for a proration
+	description string   // instead of what price and product give
 }

@@ -8,6 +8,7 @@ var checkoutParams = spec{
 		"metadata": "map", "description": "string", "receipt_email": "string", "capture_method": "string", "setup_future_usage": "string", "shipping": shippingParams,
 		"statement_descriptor": "string", "statement_descriptor_suffix": "string", "transfer_group": "string",
 	},
+	"invoice_creation": invoiceCreationParams,
 	"after_expiration": spec{"recovery": spec{"enabled": "bool", "allow_promotion_codes": "bool"}}, "redirect_on_completion": "string",
 	"billing_address_collection": "string", "phone_number_collection": spec{"enabled": "bool"}, "payment_method_collection": "string",
 	"line_items": listOf{spec{
@@ -92,6 +93,10 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 		"shipping_cost": nil, "shipping_details": nil, "shipping_options": []any{}, "submit_type": nil, "subscription": nil,
 		"total_details": object{"amount_discount": int64(0), "amount_shipping": int64(0), "amount_tax": int64(0)}, "ui_mode": "hosted",
 		"saved_payment_method_options": nil, "_line_items": items, "_intent_metadata": object{},
+	}
+	o["invoice_creation"] = invoiceCreation(c.params)
+	if flag(child(o, "invoice_creation"), "enabled") {
+		o["customer_creation"] = "always"
 	}
 	s.detailSession(c, o)
 	s.setAlarm("checkout.session", o, number(o, "expires_at"))
@@ -209,6 +214,9 @@ func (s *Server) sessionIntent(c *call, o object) object {
 
 func (s *Server) complete(c *call, o object, paymentStatus string) {
 	s.setAlarm("checkout.session", o, 0)
+	if paymentStatus != "unpaid" {
+		s.invoiceSession(c, o)
+	}
 	s.change("checkout.session", o, object{
 		"status": "complete", "payment_status": paymentStatus, "url": nil, "customer_details": s.buyer(o),
 	})

@@ -4,7 +4,7 @@ import "strings"
 
 var customerParams = spec{
 	"name": "string", "email": "string", "description": "string", "phone": "string", "metadata": "map", "invoice_prefix": "string", "next_invoice_sequence": "int",
-	"address": addressParams, "shipping": shippingParams, "preferred_locales": listOf{"string"}, "tax_exempt": "string", "source": "string",
+	"address": addressParams, "shipping": shippingParams, "preferred_locales": listOf{"string"}, "tax_exempt": "string", "source": "string", "balance": "int",
 	"tax": spec{"ip_address": "string", "validate_location": "string"},
 	"invoice_settings": spec{
 		"default_payment_method": "string", "footer": "string", "custom_fields": listOf{spec{"name": "string", "value": "string"}},
@@ -139,6 +139,7 @@ func (s *Server) createCustomer(c *call) (object, *apiError) {
 		o["created"] = s.now()
 		s.store.put("customer", o)
 		s.raise(c, "customer.created", o, nil)
+		s.setBalance(c, o, "initial")
 	})
 	for _, method := range []object{pm, source} {
 		if method != nil {
@@ -177,6 +178,7 @@ func (s *Server) updateCustomer(c *call) (object, *apiError) {
 	if previous := s.change("customer", o, changes); len(previous) > 0 {
 		s.raise(c, "customer.updated", o, previous)
 	}
+	s.onClockOf(o, func() { s.setBalance(c, o, "adjustment") })
 	return o, nil
 }
 

@@ -15,6 +15,8 @@ var references = map[string]string{
 	"customer": "customer", "payment_intent": "payment_intent", "latest_charge": "charge", "charge": "charge", "product": "product", "price": "price",
 	"payment_method": "payment_method", "default_payment_method": "payment_method", "default_source": "payment_method", "balance_transaction": "balance_transaction",
 	"failure_balance_transaction": "balance_transaction", "invoice": "invoice", "subscription": "subscription", "test_clock": "test_helpers.test_clock",
+	"credit_note": "credit_note", "customer_balance_transaction": "customer_balance_transaction", "invoice_item": "invoiceitem",
+	"refund": "refund", "subscription_item": "subscription_item",
 }
 
 // sources are the kinds of what moves money, by the beginnings of their ids.
@@ -86,6 +88,10 @@ func (s *Server) viewMember(name string, member any, expand []string) any {
 // expandVirtual fills the lists that are answered only when asked for.
 func (s *Server) expandVirtual(o, v object, expand []string) {
 	switch text(o, "object") {
+	case "invoice", "credit_note":
+		if lines := child(v, "lines"); lines != nil {
+			cutLines(lines)
+		}
 	case "checkout.session":
 		if paths := below(expand, "line_items"); len(paths) > 0 {
 			items, _ := o["_line_items"].([]any)
@@ -166,6 +172,9 @@ func backward(ids []string) iter.Seq[string] {
 // old for the created filter.
 func olderThanAsked(c *call, o object) bool {
 	r, created := c.child("created"), number(o, "created")
+	if text(o, "object") == "invoiceitem" {
+		created = number(o, "date")
+	}
 	if created == 0 {
 		return false // one that is deleted has no time
 	}

@@ -53,6 +53,10 @@ type Switches struct {
 	SettleSeconds           int64  `json:"settle_seconds"`            // how long debits, refunds and reviews of disputes take; 0: as long as in life
 	FeeFree                 bool   `json:"fee_free"`                  // neither payments nor disputes cost a fee
 	KeepDisputeFee          bool   `json:"keep_dispute_fee"`          // a dispute that is won does not bring its fee back
+	InvoiceGraceSeconds     int64  `json:"invoice_grace_seconds"`     // how long a draft waits before it is finalized by itself; 0: an hour, negative: not at all
+	InvoiceWaitsForWebhook  bool   `json:"invoice_waits_for_webhook"` // nor is it finalized while an endpoint has not taken invoice.created, for 72 hours at most
+	InvoiceRetries          int64  `json:"invoice_retries"`           // how often a failed payment of an invoice is tried again; 0: three times, negative: never
+	InvoiceRetrySeconds     int64  `json:"invoice_retry_seconds"`     // how long after the last try; 0: three days
 }
 
 // Server is the simulator as an http.Handler.
@@ -63,8 +67,6 @@ type Server struct {
 	mux    *http.ServeMux
 
 	observer func(Request)
-
-	invoiceSettled func(c *call, invoice, intent object, paid bool) // told of a payment that ends after chargeInvoice; nil: nobody is
 
 	mu          sync.Mutex // guards everything below
 	store       *store
@@ -178,6 +180,7 @@ func (s *Server) routes() {
 	s.routeCheckout()
 	s.routePayments()
 	s.routeRefunds()
+	s.routeInvoices()
 	s.routeMeters()
 	s.routeEvents()
 	s.routeControl()
