@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -152,7 +153,7 @@ func (b *meterBook) take(r *meterRecord) {
 		b.leave(r)
 		return
 	}
-	e := meterEvent{identifier: r.Identifier, at: r.At, received: r.Received, until: r.Until, state: stateInvalid}
+	e := meterEvent{identifier: strings.Clone(r.Identifier), at: r.At, received: r.Received, until: r.Until, state: stateInvalid}
 	b.accepted++
 	if r.Lost {
 		b.lost++
@@ -162,8 +163,8 @@ func (b *meterBook) take(r *meterRecord) {
 		e.series.weight, _ = e.series.weight.plus(e.value.magnitude())
 		b.lagging++
 	}
-	place := b.events.push(e)
-	b.known[r.Identifier] = place
+	place := b.events.push(e) // with an identifier of its own: the request's would hold the whole request
+	b.known[e.identifier] = place
 	switch {
 	case r.Lost:
 	case r.Counts <= r.Received:
@@ -183,6 +184,7 @@ func (b *meterBook) seriesOf(r *meterRecord) *series {
 	key := meterCustomer{r.Meter, r.Customer}
 	s := b.series[key]
 	if s == nil {
+		key.customer = strings.Clone(key.customer)
 		s = &series{key: key, window: r.Window, last: r.Last}
 		b.series[key] = s
 	}
