@@ -117,6 +117,7 @@ func (s *story) play() {
 	session := s.checkout(customer, price)
 	s.payments(customer, session)
 	s.metering(customer)
+	s.subscriptions()
 	s.endpoints()
 	s.lists(customer)
 }
@@ -400,6 +401,7 @@ func TestEveryAnswerIsAsStripesDocumentSays(t *testing.T) {
 	for _, object := range []string{
 		"customer", "product", "price", "checkout.session", "item", "payment_intent", "charge", "refund", "billing.meter", "billing.meter_event",
 		"billing.meter_event_adjustment", "billing.meter_event_summary", "event", "webhook_endpoint", "list",
+		"subscription", "subscription_item", "usage_record", "usage_record_summary", "test_helpers.test_clock",
 	} {
 		if seen[object] == 0 {
 			t.Errorf("no %s was answered: the story does not show all that the simulator can do", object)
@@ -485,6 +487,9 @@ func goType(name string) any {
 		"billing.meter_event_adjustment": func() any { return new(stripe.BillingMeterEventAdjustment) },
 		"billing.meter_event_summary":    func() any { return new(stripe.BillingMeterEventSummary) },
 		"event":                          func() any { return new(stripe.Event) }, "webhook_endpoint": func() any { return new(stripe.WebhookEndpoint) },
+		"subscription": func() any { return new(stripe.Subscription) }, "subscription_item": func() any { return new(stripe.SubscriptionItem) },
+		"usage_record": func() any { return new(stripe.UsageRecord) }, "usage_record_summary": func() any { return new(stripe.UsageRecordSummary) },
+		"test_helpers.test_clock": func() any { return new(stripe.TestHelpersTestClock) },
 	}
 	if types[name] == nil {
 		return nil

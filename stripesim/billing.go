@@ -12,6 +12,7 @@ type invoiceDraft struct {
 	lines        []billedItem
 	advance      bool // auto_advance: it is finalized and paid by itself, an hour after it was made
 	atOnce       bool // it is finalized and paid in the same moment, as the first one of a subscription
+	unpaid       bool // with atOnce: it is finalized only, as with payment_behavior default_incomplete
 	params       params
 }
 
@@ -19,9 +20,11 @@ type invoiceDraft struct {
 // computed from its quantity and price; that of a price with a billing meter is
 // computed again when the invoice is finalized.
 type billedItem struct {
-	item       object // the subscription item
-	price      object
-	quantity   *big.Rat
-	start, end int64 // the time that is billed
-	proration  bool
+	item        object // the subscription item
+	price       object
+	quantity    *big.Rat
+	start, end  int64 // the time that is billed
+	proration   bool
+	amount      *big.Int // instead of what quantity and price give, as for a proration
+	description string   // instead of what price and product give
 }

@@ -1,10 +1,15 @@
 package stripesim
 
+import "math/big"
+
 var checkoutParams = spec{
 	"mode": "string", "customer": "string", "customer_email": "string", "client_reference_id": "string", "metadata": "map", "success_url": "string",
 	"cancel_url": "string", "expires_at": "int", "ui_mode": "string", "return_url": "string", "customer_creation": "string", "locale": "string",
 	"allow_promotion_codes": "bool", "payment_method_types": listOf{"string"}, "submit_type": "string", "currency": "string",
 	"payment_intent_data": spec{"metadata": "map", "description": "string", "receipt_email": "string", "capture_method": "string", "setup_future_usage": "string"},
+	"subscription_data": spec{
+		"metadata": "map", "description": "string", "trial_period_days": "int", "trial_end": "string", "billing_cycle_anchor": "string", "proration_behavior": "string",
+	},
 	"line_items": listOf{spec{
 		"price": "string", "quantity": "int",
 		"price_data": spec{
@@ -42,7 +47,7 @@ func (s *Server) routeCheckout() {
 	filters := spec{"payment_intent": "string", "customer": "string", "status": "string", "created": createdSpec, "subscription": "string"}
 	s.handle("GET /v1/checkout/sessions", listSpec(filters), func(c *call) (object, *apiError) {
 		return s.list(c, "checkout.session", func(o object) bool {
-			for _, name := range []string{"payment_intent", "customer", "status"} {
+			for _, name := range []string{"payment_intent", "customer", "status", "subscription"} {
 				if c.has(name) && text(o, name) != c.text(name) {
 					return false
 				}
@@ -53,24 +58,28 @@ func (s *Server) routeCheckout() {
 }
 
 func (s *Server) makeSession(c *call) (object, *apiError) {
-	if mode := c.text("mode"); mode != "payment" {
-		if mode == "" {
-			return nil, invalid("mode", "parameter_missing", "Missing required param: mode.")
-		}
-		return nil, invalid("mode", "", "Invalid mode: this simulator takes payment only, not %s", mode)
+	mode := c.text("mode")
+	if mode == "" {
+		return nil, invalid("mode", "parameter_missing", "Missing required param: mode.")
+	} else if mode != "payment" && mode != "subscription" {
+		return nil, invalid("mode", "", "Invalid mode: this simulator takes payment and subscription, not %s", mode)
 	}
 	if customer := c.text("customer"); customer != "" {
 		if o := s.store.get("customer", customer); o == nil || flag(o, "deleted") {
 			return nil, missing("customer", customer, "customer")
 		}
 	}
-	items, total, currency, err := s.lineItems(c)
+	lineItems := s.lineItems
+	if mode == "subscription" {
+		lineItems = s.recurringItems
+	}
+	items, total, currency, err := lineItems(c)
 	if err != nil {
 		return nil, err
 	}
 	id := s.newID("cs_test")
 	o := object{
-		"id": id, "object": "checkout.session", "created": s.now(), "livemode": false, "mode": "payment", "status": "open", "payment_status": "unpaid",
+		"id": id, "object": "checkout.session", "created": s.now(), "livemode": false, "mode": mode, "status": "open", "payment_status": "unpaid",
 		"amount_subtotal": total, "amount_total": total, "currency": currency, "customer": c.orNull("customer"), "metadata": c.metadata(),
 		"client_reference_id": c.orNull("client_reference_id"), "payment_intent": nil, "expires_at": s.now() + 24*3600, "url": "https://checkout.stripe.com/c/pay/" + id,
 		"success_url": c.orNull("success_url"), "cancel_url": c.orNull("cancel_url"), "customer_email": c.orNull("customer_email"), "customer_details": nil,
@@ -89,6 +98,9 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 	}
 	if data := c.child("payment_intent_data"); data.values != nil {
 		o["_intent_metadata"] = data.metadata()
+	}
+	if mode == "subscription" {
+		s.forSubscription(c, o)
 	}
 	s.setAlarm("checkout.session", o, number(o, "expires_at"))
 	s.store.put("checkout.session", o)
@@ -117,7 +129,7 @@ func (s *Server) lineItems(c *call) (items []any, total int64, currency string, 
 			return nil, 0, "", invalid("line_items", "", "All line items must have the same currency.")
 		}
 		currency = text(price, "currency")
-		amount := number(price, "unit_amount") * quantity
+		amount := s.priceAmount(price, big.NewRat(quantity, 1))
 		total += amount
 		items = append(items, object{
 			"id": s.newID("li"), "object": "item", "amount_discount": int64(0), "amount_subtotal": amount, "amount_tax": int64(0), "amount_total": amount,
@@ -177,6 +189,9 @@ func (s *Server) pay(c *call, o object, outcome string) *apiError {
 	case "", "paid", "unpaid", "card_declined":
 	default:
 		return invalid("outcome", "", "outcome must be paid, unpaid, async_succeeded, async_failed, card_declined or expired")
+	}
+	if text(o, "mode") == "subscription" {
+		return s.subscribe(c, o, outcome)
 	}
 	if number(o, "amount_total") == 0 {
 		s.complete(c, o, "no_payment_required")

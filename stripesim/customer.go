@@ -1,5 +1,7 @@
 package stripesim
 
+import "maps"
+
 var customerParams = spec{
 	"name": "string", "email": "string", "description": "string", "phone": "string", "metadata": "map", "invoice_prefix": "string",
 	"address":        spec{"city": "string", "country": "string", "line1": "string", "line2": "string", "postal_code": "string", "state": "string"},
@@ -7,18 +9,10 @@ var customerParams = spec{
 }
 
 func (s *Server) routeCustomers() {
-	s.handle("POST /v1/customers", customerParams, func(c *call) (object, *apiError) {
-		o := object{
-			"id": s.newID("cus"), "object": "customer", "created": s.now(), "livemode": false, "metadata": c.metadata(),
-			"name": c.orNull("name"), "email": c.orNull("email"), "description": c.orNull("description"), "phone": c.orNull("phone"),
-			"address": c.values["address"], "balance": 0, "currency": nil, "default_source": nil, "delinquent": false, "discount": nil,
-			"invoice_prefix":    s.newID("X")[2:10],
-			"invoice_settings":  object{"custom_fields": nil, "default_payment_method": nil, "footer": nil, "rendering_options": nil},
-			"preferred_locales": []any{}, "shipping": nil, "tax_exempt": "none", "test_clock": nil,
-		}
-		s.store.put("customer", o)
-		s.raise(c, "customer.created", o, nil)
-		return o, nil
+	create := maps.Clone(customerParams)
+	create["test_clock"] = "string"
+	s.handle("POST /v1/customers", create, func(c *call) (object, *apiError) {
+		return s.onNamedClock(c, func() (object, *apiError) { return s.makeCustomer(c, c.params), nil })
 	})
 	s.handle("GET /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
 		return s.find("customer", c.target(), "id")
@@ -49,6 +43,7 @@ func (s *Server) routeCustomers() {
 		if err != nil || flag(o, "deleted") {
 			return nil, missing("customer", c.target(), "id")
 		}
+		s.cancelAllOf(c, o)
 		s.raise(c, "customer.deleted", o, nil)
 		gone := object{"id": o["id"], "object": "customer", "deleted": true}
 		s.store.put("customer", gone)
@@ -59,4 +54,19 @@ func (s *Server) routeCustomers() {
 			return !flag(o, "deleted") && (!c.has("email") || text(o, "email") == c.text("email")) && inRange(c, number(o, "created"))
 		})
 	})
+}
+
+// makeCustomer makes a customer, on the test clock that the parameters name.
+func (s *Server) makeCustomer(c *call, p params) object {
+	o := object{
+		"id": s.newID("cus"), "object": "customer", "created": s.now(), "livemode": false, "metadata": p.metadata(),
+		"name": p.orNull("name"), "email": p.orNull("email"), "description": p.orNull("description"), "phone": p.orNull("phone"),
+		"address": p.values["address"], "balance": 0, "currency": nil, "default_source": nil, "delinquent": false, "discount": nil,
+		"invoice_prefix":    s.newID("X")[2:10],
+		"invoice_settings":  object{"custom_fields": nil, "default_payment_method": nil, "footer": nil, "rendering_options": nil},
+		"preferred_locales": []any{}, "shipping": nil, "tax_exempt": "none", "test_clock": p.orNull("test_clock"),
+	}
+	s.store.put("customer", o)
+	s.raise(c, "customer.created", o, nil)
+	return o
 }

@@ -87,6 +87,7 @@ func (s *Server) wakeUp() {
 // its own time: an event that is raised meanwhile carries that time.
 func (s *Server) happen() {
 	s.happenUntil("", s.clock.Now().Unix())
+	s.finishClocks()
 	s.forget()
 }
 
@@ -100,7 +101,7 @@ func (s *Server) happenUntil(clock string, until int64) {
 			continue // gone, or put off
 		}
 		delete(o, "_due")
-		s.at(a.at, func() { s.agenda.do[a.kind](o) })
+		s.on(clock, a.at, func() { s.agenda.do[a.kind](o) })
 		if s.store.get(a.kind, a.id) != nil {
 			s.store.put(a.kind, o) // without the alarm that has rung
 		}
@@ -124,7 +125,15 @@ func (s *Server) onClockOf(o object, do func()) {
 		do()
 		return
 	}
-	s.at(number(clock, "frozen_time"), do)
+	s.on(text(clock, "id"), number(clock, "frozen_time"), do)
+}
+
+// on is at for the time of a clock: a test clock, or "" for the simulator's own.
+func (s *Server) on(clock string, unix int64, do func()) {
+	before := s.testing
+	s.testing = clock != ""
+	s.at(unix, do)
+	s.testing = before
 }
 
 // forgetEvery is how often, in seconds, what is too old is looked for.

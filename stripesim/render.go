@@ -14,6 +14,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // references says which members hold the id of an object, and of which kind.
 var references = map[string]string{
 	"customer": "customer", "payment_intent": "payment_intent", "latest_charge": "charge", "charge": "charge", "product": "product", "price": "price",
+	"invoice": "invoice", "latest_invoice": "invoice", "subscription": "subscription", "test_clock": "test_helpers.test_clock", "default_payment_method": "payment_method",
 }
 
 // render makes the answer of an object: members of ours are left out, and
@@ -82,6 +83,16 @@ func (s *Server) expandVirtual(o, v object, expand []string) {
 		if paths := below(expand, "line_items"); len(paths) > 0 {
 			items, _ := o["_line_items"].([]any)
 			v["line_items"] = s.view(listObject("/v1/checkout/sessions/"+text(o, "id")+"/line_items", items, false), paths)
+		}
+	case "subscription":
+		v["items"] = s.view(s.itemList(o), below(expand, "items"))
+	case "subscription_item":
+		if price := s.store.get("price", text(o, "price")); price != nil {
+			v["price"] = s.view(price, below(expand, "price"))
+		}
+	case "price":
+		if tiers, tiered := o["_tiers"].([]any); tiered && len(below(expand, "tiers")) > 0 {
+			v["tiers"] = s.viewMember("tiers", tiers, nil)
 		}
 	case "charge":
 		if paths := below(expand, "refunds"); len(paths) > 0 {
@@ -227,7 +238,7 @@ func (s *Server) find(kind, id, param string) (object, *apiError) {
 	if o := s.store.get(kind, id); o != nil {
 		return o, nil
 	}
-	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter"}
+	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter", "test_helpers.test_clock": "testclock"}
 	name := kind
 	if n, ok := names[kind]; ok {
 		name = n
