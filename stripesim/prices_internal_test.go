@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func rat(t *testing.T, text string) *big.Rat {
+func ratOf(t *testing.T, text string) *big.Rat {
 	t.Helper()
 	r, ok := new(big.Rat).SetString(text)
 	if !ok {
@@ -18,14 +18,14 @@ func rat(t *testing.T, text string) *big.Rat {
 	return r
 }
 
-func tier(upTo any, unit, flat string) any {
+func tierOf(upTo any, unit, flat string) any {
 	return object{"up_to": upTo, "unit_amount_decimal": unit, "flat_amount_decimal": flat}
 }
 
 func TestPriceAmountIsExactAndRoundedOnce(t *testing.T) {
 	t.Parallel()
-	tiers := []any{tier(int64(5), "700", ""), tier(int64(10), "650", ""), tier(nil, "600", "")}
-	flat := []any{tier(int64(10), "", "1000"), tier(nil, "0.5", "200")}
+	tiers := []any{tierOf(int64(5), "700", ""), tierOf(int64(10), "650", ""), tierOf(nil, "600", "")}
+	flat := []any{tierOf(int64(10), "", "1000"), tierOf(nil, "0.5", "200")}
 	by := func(divide int64, round string) object {
 		return object{"unit_amount_decimal": "300", "transform_quantity": object{"divide_by": divide, "round": round}}
 	}
@@ -58,7 +58,7 @@ func TestPriceAmountIsExactAndRoundedOnce(t *testing.T) {
 		{"flat, second tier", object{"billing_scheme": "tiered", "tiers_mode": "graduated", "_tiers": flat}, "11", 1201},
 		{"flat by volume", object{"billing_scheme": "tiered", "tiers_mode": "volume", "_tiers": flat}, "11", 206},
 	} {
-		if got := (&Server{}).priceAmount(tc.price, rat(t, tc.quantity)); got != tc.want {
+		if got := (&Server{}).priceAmount(tc.price, ratOf(t, tc.quantity)); got != tc.want {
 			t.Errorf("%s: %s costs %d, want %d", tc.name, tc.quantity, got, tc.want)
 		}
 	}
@@ -71,7 +71,7 @@ func TestPriceAmountIsExactAndRoundedOnce(t *testing.T) {
 // TestTiersAgreeWithCountingUnits prices random tiers unit by unit.
 func TestTiersAgreeWithCountingUnits(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // reproducible on purpose
+	random := rand.New(rand.NewPCG(7, 7))
 	for range 300 {
 		var tiers []any
 		var ends, units, flats []int64
@@ -85,7 +85,7 @@ func TestTiersAgreeWithCountingUnits(t *testing.T) {
 				upTo = nil
 				ends[len(ends)-1] = math.MaxInt64
 			}
-			tiers = append(tiers, tier(upTo, strconv.FormatInt(unit, 10), strconv.FormatInt(flat, 10)))
+			tiers = append(tiers, tierOf(upTo, strconv.FormatInt(unit, 10), strconv.FormatInt(flat, 10)))
 		}
 		quantity := random.Int64N(100)
 		graduated, at := flats[0], 0

@@ -25,7 +25,7 @@ func isLegacyMetered(price object) bool {
 }
 
 // itemQuantity is the quantity of a licensed item, 0 for a metered one.
-func itemQuantity(item object) *big.Rat { return big.NewRat(number(item, "quantity"), 1) }
+func licensedQuantity(item object) *big.Rat { return big.NewRat(number(item, "quantity"), 1) }
 
 // planItems checks what a call wants of a subscription's items; sub is nil for a new
 // one. It gives the plans of all items, those that stay as they are included.

@@ -76,7 +76,7 @@ func (s *Server) advanceLines(sub object, start, end int64) []billedItem {
 	var lines []billedItem
 	for _, item := range s.itemsOf(sub) {
 		if price := s.store.get("price", text(item, "price")); !isMetered(price) {
-			lines = append(lines, billedItem{item: item, price: price, quantity: itemQuantity(item), start: start, end: end})
+			lines = append(lines, billedItem{item: item, price: price, quantity: licensedQuantity(item), start: start, end: end})
 		}
 	}
 	return lines

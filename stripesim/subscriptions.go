@@ -374,8 +374,8 @@ func (s *Server) firstInvoice(c *call, p params, sub object, early bool) *apiErr
 	for _, raw := range p.list("_once") {
 		once := raw.(object)
 		price := s.store.get("price", text(once, "price"))
-		amount := s.priceAmount(price, itemQuantity(once))
-		s.makeInvoiceItem(c, sub, nil, price, billedItem{quantity: itemQuantity(once), amount: big.NewInt(amount), start: s.now(), end: s.now()})
+		amount := s.priceAmount(price, licensedQuantity(once))
+		s.makeInvoiceItem(c, sub, nil, price, billedItem{quantity: licensedQuantity(once), amount: big.NewInt(amount), start: s.now(), end: s.now()})
 	}
 	invoice := s.draftInvoice(c, invoiceDraft{
 		customer: text(sub, "customer"), subscription: text(sub, "id"), reason: "subscription_create", currency: text(sub, "currency"),
@@ -414,7 +414,7 @@ func (s *Server) firstLines(p params, sub object) []billedItem {
 	var lines []billedItem
 	for _, item := range s.itemsOf(sub) {
 		price := s.store.get("price", text(item, "price"))
-		line := billedItem{item: item, price: price, quantity: itemQuantity(item), start: start, end: end}
+		line := billedItem{item: item, price: price, quantity: licensedQuantity(item), start: start, end: end}
 		switch {
 		case isMetered(price):
 			line.amount, line.end = new(big.Int), start

@@ -86,29 +86,29 @@ func (s *shop) invoices() []map[string]any {
 	return all
 }
 
-// lines gives reason, total and lines of an invoice as one text.
-func lines(invoice map[string]any) string {
+// billedAs gives reason, total and lines of an invoice as one text.
+func billedAs(invoice map[string]any) string {
 	text := fmt.Sprint(invoice["billing_reason"], " ", invoice["total"])
 	var each []string
 	for _, raw := range invoice["lines"].(map[string]any)["data"].([]any) {
 		line := raw.(map[string]any)
 		period := line["period"].(map[string]any)
-		each = append(each, fmt.Sprintf("%v of %s to %s", line["amount"], day(period["start"]), day(period["end"])))
+		each = append(each, fmt.Sprintf("%v of %s to %s", line["amount"], dayIn(period["start"]), dayIn(period["end"])))
 	}
 	slices.Sort(each)
 	return text + ": " + strings.Join(each, ", ")
 }
 
-func day(v any) string {
-	return time.Unix(whole(v), 0).UTC().Format("060102")
+func dayIn(v any) string {
+	return time.Unix(wholeIn(v), 0).UTC().Format("060102")
 }
 
-func whole(v any) int64 {
+func wholeIn(v any) int64 {
 	n, _ := v.(json.Number).Int64()
 	return n
 }
 
-func items(sub map[string]any) []map[string]any {
+func itemsIn(sub map[string]any) []map[string]any {
 	var all []map[string]any
 	for _, item := range sub["items"].(map[string]any)["data"].([]any) {
 		all = append(all, item.(map[string]any))
@@ -116,7 +116,7 @@ func items(sub map[string]any) []map[string]any {
 	return all
 }
 
-func id(o map[string]any) string { return o["id"].(string) }
+func idIn(o map[string]any) string { return o["id"].(string) }
 
 func TestSubscriptionsAreRefused(t *testing.T) {
 	t.Parallel()
@@ -198,20 +198,20 @@ func TestASubscriptionIsBilledInAdvanceAndRenewed(t *testing.T) {
 	if sub["status"] != "active" || sub["currency"] != "usd" || sub["test_clock"] != s.clock || fmt.Sprint(sub["metadata"]) != "map[plan:gold]" {
 		t.Errorf("the subscription is %v", sub)
 	}
-	if _, has := items(sub)[1]["quantity"]; has || whole(items(sub)[0]["quantity"]) != 3 {
-		t.Errorf("the items are %v", items(sub))
+	if _, has := itemsIn(sub)[1]["quantity"]; has || wholeIn(itemsIn(sub)[0]["quantity"]) != 3 {
+		t.Errorf("the items are %v", itemsIn(sub))
 	}
 	var ends []string
 	for _, to := range []time.Time{opened.AddDate(0, 0, 40), opened.AddDate(0, 0, 62), opened.AddDate(0, 0, 95)} {
 		s.advance(to)
-		ends = append(ends, day(s.sub(id(sub))["current_period_end"]))
+		ends = append(ends, dayIn(s.sub(idIn(sub))["current_period_end"]))
 	}
 	if got := strings.Join(ends, " "); got != "240331 240430 240531" {
 		t.Errorf("the periods end at %s, want the last days of the months", got)
 	}
 	var billed []string
 	for _, invoice := range s.invoices() {
-		billed = append(billed, lines(invoice))
+		billed = append(billed, billedAs(invoice))
 	}
 	want := []string{
 		"subscription_create 3000: 0 of 240131 to 240131, 3000 of 240131 to 240229",
@@ -224,7 +224,7 @@ func TestASubscriptionIsBilledInAdvanceAndRenewed(t *testing.T) {
 	}
 	updated := s.events("customer.subscription.updated")
 	previous := updated[0]["previous_attributes"].(map[string]any)
-	if len(updated) != 3 || day(previous["current_period_end"]) != "240229" || day(previous["current_period_start"]) != "240131" || previous["latest_invoice"] == nil || len(previous) != 3 {
+	if len(updated) != 3 || dayIn(previous["current_period_end"]) != "240229" || dayIn(previous["current_period_start"]) != "240131" || previous["latest_invoice"] == nil || len(previous) != 3 {
 		t.Errorf("%d updates, the first with %v", len(updated), previous)
 	}
 	if created := s.events("customer.subscription.created"); len(created) != 1 || created[0]["object"].(map[string]any)["status"] != "active" {
@@ -236,7 +236,7 @@ func TestATrialIsAnnouncedAndEnds(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	sub := s.subscribe("trial_period_days=10&items[0][price]=" + s.price(""))
-	if sub["status"] != "trialing" || day(sub["trial_end"]) != "240210" || day(sub["billing_cycle_anchor"]) != "240210" || day(sub["current_period_end"]) != "240210" {
+	if sub["status"] != "trialing" || dayIn(sub["trial_end"]) != "240210" || dayIn(sub["billing_cycle_anchor"]) != "240210" || dayIn(sub["current_period_end"]) != "240210" {
 		t.Fatalf("the subscription is %v", sub)
 	}
 	s.advance(opened.AddDate(0, 0, 7).Add(-time.Second))
@@ -249,20 +249,20 @@ func TestATrialIsAnnouncedAndEnds(t *testing.T) {
 		t.Errorf("%d notices, want one", n)
 	}
 	s.advance(opened.AddDate(0, 0, 10))
-	if now := s.sub(id(sub)); now["status"] != "active" || day(now["current_period_end"]) != "240310" {
-		t.Errorf("after the trial it is %v until %v", now["status"], day(now["current_period_end"]))
+	if now := s.sub(idIn(sub)); now["status"] != "active" || dayIn(now["current_period_end"]) != "240310" {
+		t.Errorf("after the trial it is %v until %v", now["status"], dayIn(now["current_period_end"]))
 	}
 	made := s.invoices()
-	if len(made) != 2 || lines(made[0]) != "subscription_create 0: 0 of 240131 to 240210" || lines(made[1]) != "subscription_cycle 1000: 1000 of 240210 to 240310" {
-		t.Errorf("the invoices are %s and %s", lines(made[0]), lines(made[len(made)-1]))
+	if len(made) != 2 || billedAs(made[0]) != "subscription_create 0: 0 of 240131 to 240210" || billedAs(made[1]) != "subscription_cycle 1000: 1000 of 240210 to 240310" {
+		t.Errorf("the invoices are %s and %s", billedAs(made[0]), billedAs(made[len(made)-1]))
 	}
 	short := s.subscribe("trial_period_days=2&items[0][price]=" + s.price(""))
 	if n := len(s.events("customer.subscription.trial_will_end")); n != 2 {
 		t.Errorf("a trial of two days gives %d notices in all, want one at once", n)
 	}
-	s.must(http.MethodPost, "/v1/subscriptions/"+id(short), "trial_end=now")
-	if now := s.sub(id(short)); now["status"] != "active" || day(now["current_period_start"]) != "240210" {
-		t.Errorf("a trial that is ended leaves it %v from %v", now["status"], day(now["current_period_start"]))
+	s.must(http.MethodPost, "/v1/subscriptions/"+idIn(short), "trial_end=now")
+	if now := s.sub(idIn(short)); now["status"] != "active" || dayIn(now["current_period_start"]) != "240210" {
+		t.Errorf("a trial that is ended leaves it %v from %v", now["status"], dayIn(now["current_period_start"]))
 	}
 }
 
@@ -275,11 +275,11 @@ func TestAnAnchorMakesAShortFirstPeriod(t *testing.T) {
 		s := newShop(t)
 		anchor := opened.AddDate(0, 0, 10).Unix()
 		sub := s.subscribe(fmt.Sprintf("billing_cycle_anchor=%d&proration_behavior=%s&items[0][price]=%s", anchor, behavior, s.price("")))
-		if got := lines(s.invoices()[0]); got != want || whole(sub["current_period_end"]) != anchor {
+		if got := billedAs(s.invoices()[0]); got != want || wholeIn(sub["current_period_end"]) != anchor {
 			t.Errorf("%s: %s, want %s", behavior, got, want)
 		}
 		s.advance(time.Unix(anchor, 0))
-		if got := lines(s.invoices()[1]); got != "subscription_cycle 1000: 1000 of 240210 to 240310" {
+		if got := billedAs(s.invoices()[1]); got != "subscription_cycle 1000: 1000 of 240210 to 240310" {
 			t.Errorf("%s: then %s", behavior, got)
 		}
 	}
@@ -290,15 +290,15 @@ func TestItemsChangeWithAndWithoutProrations(t *testing.T) {
 	s := newShop(t)
 	silver, gold := s.price(""), s.price("unit_amount=3000")
 	sub := s.subscribe("items[0][quantity]=2&items[0][price]=" + silver)
-	item := id(items(sub)[0])
+	item := idIn(itemsIn(sub)[0])
 	half := opened.Add(29 * 12 * time.Hour) // of the 29 days to 29 February
 	s.advance(half)
-	s.must(http.MethodPost, "/v1/subscriptions/"+id(sub), "proration_behavior=none&items[0][quantity]=4&items[0][id]="+item)
+	s.must(http.MethodPost, "/v1/subscriptions/"+idIn(sub), "proration_behavior=none&items[0][quantity]=4&items[0][id]="+item)
 	if n := len(s.events("invoiceitem.created")); n != 0 {
 		t.Errorf("%d prorations, want none", n)
 	}
-	updated := s.must(http.MethodPost, "/v1/subscriptions/"+id(sub), "items[0][id]="+item+"&items[0][price]="+gold+"&items[0][quantity]=1")
-	if got := items(updated)[0]; got["id"] != item || got["price"].(map[string]any)["id"] != gold || whole(got["quantity"]) != 1 {
+	updated := s.must(http.MethodPost, "/v1/subscriptions/"+idIn(sub), "items[0][id]="+item+"&items[0][price]="+gold+"&items[0][quantity]=1")
+	if got := itemsIn(updated)[0]; got["id"] != item || got["price"].(map[string]any)["id"] != gold || wholeIn(got["quantity"]) != 1 {
 		t.Errorf("the item is %v", got)
 	}
 	var prorated []string
@@ -313,17 +313,17 @@ func TestItemsChangeWithAndWithoutProrations(t *testing.T) {
 	last := s.events("customer.subscription.updated")
 	previous, _ := last[len(last)-1]["previous_attributes"].(map[string]any)
 	before := previous["items"].(map[string]any)["data"].([]any)[0].(map[string]any)
-	if before["price"].(map[string]any)["id"] != silver || whole(before["quantity"]) != 4 || len(previous) != 1 {
+	if before["price"].(map[string]any)["id"] != silver || wholeIn(before["quantity"]) != 4 || len(previous) != 1 {
 		t.Errorf("the previous attributes are %v", previous)
 	}
 	s.advance(opened.AddDate(0, 0, 30))
 	made := s.invoices()
-	if got := lines(made[len(made)-1]); got != "subscription_cycle 2500: -2000 of 240215 to 240229, 1500 of 240215 to 240229, 3000 of 240229 to 240331" {
+	if got := billedAs(made[len(made)-1]); got != "subscription_cycle 2500: -2000 of 240215 to 240229, 1500 of 240215 to 240229, 3000 of 240229 to 240331" {
 		t.Errorf("the next invoice is %s", got)
 	}
-	s.must(http.MethodPost, "/v1/subscriptions/"+id(sub), "proration_behavior=always_invoice&items[0][quantity]=2&items[0][id]="+item)
+	s.must(http.MethodPost, "/v1/subscriptions/"+idIn(sub), "proration_behavior=always_invoice&items[0][quantity]=2&items[0][id]="+item)
 	made = s.invoices()
-	if got := lines(made[len(made)-1]); !strings.HasPrefix(got, "subscription_update ") {
+	if got := billedAs(made[len(made)-1]); !strings.HasPrefix(got, "subscription_update ") {
 		t.Errorf("an update that is to be billed at once gives %s", got)
 	}
 }
@@ -333,16 +333,16 @@ func TestAnotherIntervalBeginsANewPeriod(t *testing.T) {
 	s := newShop(t)
 	sub := s.subscribe("items[0][price]=" + s.price(""))
 	s.advance(opened.Add(29 * 12 * time.Hour))
-	now := s.must(http.MethodPost, "/v1/subscriptions/"+id(sub), "items[0][id]="+id(items(sub)[0])+"&items[0][price]="+s.price("recurring[interval]=year&unit_amount=9000"))
-	if day(now["current_period_end"]) != "250215" || day(now["billing_cycle_anchor"]) != "240215" {
-		t.Errorf("the new period ends %s, anchored at %s", day(now["current_period_end"]), day(now["billing_cycle_anchor"]))
+	now := s.must(http.MethodPost, "/v1/subscriptions/"+idIn(sub), "items[0][id]="+idIn(itemsIn(sub)[0])+"&items[0][price]="+s.price("recurring[interval]=year&unit_amount=9000"))
+	if dayIn(now["current_period_end"]) != "250215" || dayIn(now["billing_cycle_anchor"]) != "240215" {
+		t.Errorf("the new period ends %s, anchored at %s", dayIn(now["current_period_end"]), dayIn(now["billing_cycle_anchor"]))
 	}
 	made := s.invoices()
-	if got := lines(made[len(made)-1]); got != "subscription_update 8500: -500 of 240215 to 240229, 9000 of 240215 to 250215" {
+	if got := billedAs(made[len(made)-1]); got != "subscription_update 8500: -500 of 240215 to 240229, 9000 of 240215 to 250215" {
 		t.Errorf("it is billed as %s", got)
 	}
-	again := s.must(http.MethodPost, "/v1/subscriptions/"+id(sub), "billing_cycle_anchor=now&proration_behavior=none")
-	if day(again["current_period_start"]) != "240215" || len(s.invoices()) != len(made)+1 {
-		t.Errorf("the anchor moves to %s with %d invoices", day(again["current_period_start"]), len(s.invoices()))
+	again := s.must(http.MethodPost, "/v1/subscriptions/"+idIn(sub), "billing_cycle_anchor=now&proration_behavior=none")
+	if dayIn(again["current_period_start"]) != "240215" || len(s.invoices()) != len(made)+1 {
+		t.Errorf("the anchor moves to %s with %d invoices", dayIn(again["current_period_start"]), len(s.invoices()))
 	}
 }

@@ -15,7 +15,7 @@ func meteredShop(t *testing.T, price string, o ...stripesim.Options) (s *shop, i
 	t.Helper()
 	s = newShop(t, o...)
 	sub := s.subscribe("items[0][price]=" + s.price(legacyMetered+price))
-	return s, id(items(sub)[0])
+	return s, idIn(itemsIn(sub)[0])
 }
 
 // report sends usage for a time.
@@ -51,7 +51,7 @@ func TestUsageRecordsAreRefused(t *testing.T) {
 	s, item := meteredShop(t, "")
 	meter := s.make("/v1/billing/meters", "display_name=Calls&event_name=calls&default_aggregation[formula]=sum")
 	other := s.subscribe("items[0][price]=" + s.price("") + "&items[1][price]=" + s.price(legacyMetered+"&recurring[meter]="+meter))
-	licensed, metered := id(items(other)[0]), id(items(other)[1])
+	licensed, metered := idIn(itemsIn(other)[0]), idIn(itemsIn(other)[1])
 	now := opened.Unix()
 	for _, tc := range []struct {
 		item, form, code, param, message string
@@ -119,7 +119,7 @@ func TestUsageRecordsMakeAQuantity(t *testing.T) {
 			t.Errorf("%s: in the next period the summaries are %s, want %s", how, got, next)
 		}
 		made := s.invoices()
-		if got := lines(made[len(made)-1]); !strings.HasPrefix(got, "subscription_cycle "+want[strings.LastIndex(want, " ")+1:]+"000: ") {
+		if got := billedAs(made[len(made)-1]); !strings.HasPrefix(got, "subscription_cycle "+want[strings.LastIndex(want, " ")+1:]+"000: ") {
 			t.Errorf("%s is billed as %s", how, got)
 		}
 	}
@@ -141,11 +141,11 @@ func TestUsageOfTheEdgesOfAPeriod(t *testing.T) {
 	}
 	row := s.must(http.MethodGet, "/v1/subscription_items/"+item+"/usage_record_summaries", "limit=1")
 	open := row["data"].([]any)[0].(map[string]any)
-	if period := open["period"].(map[string]any); row["has_more"] != true || whole(period["start"]) != edge.Unix() || day(period["end"]) != "240331" || open["invoice"] != nil {
+	if period := open["period"].(map[string]any); row["has_more"] != true || wholeIn(period["start"]) != edge.Unix() || dayIn(period["end"]) != "240331" || open["invoice"] != nil {
 		t.Errorf("the open period is %v", open)
 	}
-	older := s.must(http.MethodGet, "/v1/subscription_items/"+item+"/usage_record_summaries", "starting_after="+id(open))
-	if rows := older["data"].([]any); len(rows) != 1 || older["has_more"] != false || whole(rows[0].(map[string]any)["total_usage"]) != 3 {
+	older := s.must(http.MethodGet, "/v1/subscription_items/"+item+"/usage_record_summaries", "starting_after="+idIn(open))
+	if rows := older["data"].([]any); len(rows) != 1 || older["has_more"] != false || wholeIn(rows[0].(map[string]any)["total_usage"]) != 3 {
 		t.Errorf("the page after it is %v", older)
 	}
 }
@@ -187,7 +187,7 @@ func TestASlowClockIsForgivenForSumsOnly(t *testing.T) {
 			t.Errorf("%+v: the periods hold %s, want %s", tc, got, want)
 		}
 		updated := s.events("invoice.updated")
-		if !tc.refused && (len(updated) != 1 || lines(updated[0]["object"].(map[string]any)) != "subscription_cycle 7000: 7000 of 240131 to 240229") {
+		if !tc.refused && (len(updated) != 1 || billedAs(updated[0]["object"].(map[string]any)) != "subscription_cycle 7000: 7000 of 240131 to 240229") {
 			t.Errorf("%+v: the draft is not changed: %v", tc, updated)
 		}
 	}
@@ -247,7 +247,7 @@ func TestThresholdsCutAPeriod(t *testing.T) {
 	} {
 		s := newShop(t)
 		sub := s.subscribe("items[0][price]=" + s.price(legacyMetered) + tc.sub + tc.item)
-		item := id(items(sub)[0])
+		item := idIn(itemsIn(sub)[0])
 		s.advance(tc.at)
 		s.refused(s.report(item, "quantity=1&action=set", tc.at), 400, "invalid_request_error", "", "action")
 		s.reported(item, "quantity=9", tc.at)
@@ -258,14 +258,14 @@ func TestThresholdsCutAPeriod(t *testing.T) {
 		made := s.invoices()
 		if !tc.cuts {
 			if len(made) != 1 {
-				t.Errorf("%s: it is cut: %s", tc.name, lines(made[1]))
+				t.Errorf("%s: it is cut: %s", tc.name, billedAs(made[1]))
 			}
 			continue
 		}
-		if len(made) != 2 || lines(made[1]) != tc.want {
-			t.Fatalf("%s: %d invoices, the last %s", tc.name, len(made), lines(made[len(made)-1]))
+		if len(made) != 2 || billedAs(made[1]) != tc.want {
+			t.Fatalf("%s: %d invoices, the last %s", tc.name, len(made), billedAs(made[len(made)-1]))
 		}
-		if now := s.sub(id(sub)); now["latest_invoice"] != made[1]["id"] || now["current_period_end"] != sub["current_period_end"] || now["current_period_start"] != sub["current_period_start"] {
+		if now := s.sub(idIn(sub)); now["latest_invoice"] != made[1]["id"] || now["current_period_end"] != sub["current_period_end"] || now["current_period_start"] != sub["current_period_start"] {
 			t.Errorf("%s: the subscription became %v", tc.name, now)
 		}
 		s.reported(item, "quantity=3", tc.at)
@@ -275,7 +275,7 @@ func TestThresholdsCutAPeriod(t *testing.T) {
 		}
 		s.advance(opened.AddDate(0, 0, 30))
 		made = s.invoices()
-		if got := lines(made[len(made)-1]); got != fmt.Sprintf("subscription_cycle 3000: 3000 of %s to 240229", tc.at.Format("060102")) {
+		if got := billedAs(made[len(made)-1]); got != fmt.Sprintf("subscription_cycle 3000: 3000 of %s to 240229", tc.at.Format("060102")) {
 			t.Errorf("%s: the rest is billed as %s", tc.name, got)
 		}
 	}
@@ -286,13 +286,13 @@ func TestAThresholdMayResetTheAnchor(t *testing.T) {
 	s := newShop(t)
 	sub := s.subscribe("billing_thresholds[amount_gte]=5000&billing_thresholds[reset_billing_cycle_anchor]=true&items[0][price]=" + s.price("") + "&items[1][price]=" + s.price(legacyMetered))
 	s.advance(opened.Add(29 * 12 * time.Hour))
-	s.reported(id(items(sub)[1]), "quantity=5", s.now)
+	s.reported(idIn(itemsIn(sub)[1]), "quantity=5", s.now)
 	made := s.invoices()
-	if got := lines(made[len(made)-1]); got != "subscription_threshold 5500: -500 of 240215 to 240229, 1000 of 240215 to 240315, 5000 of 240131 to 240215" {
+	if got := billedAs(made[len(made)-1]); got != "subscription_threshold 5500: -500 of 240215 to 240229, 1000 of 240215 to 240315, 5000 of 240131 to 240215" {
 		t.Errorf("it is billed as %s", got)
 	}
-	if now := s.sub(id(sub)); day(now["billing_cycle_anchor"]) != "240215" || day(now["current_period_end"]) != "240315" {
-		t.Errorf("the period goes to %s, anchored at %s", day(now["current_period_end"]), day(now["billing_cycle_anchor"]))
+	if now := s.sub(idIn(sub)); dayIn(now["billing_cycle_anchor"]) != "240215" || dayIn(now["current_period_end"]) != "240315" {
+		t.Errorf("the period goes to %s, anchored at %s", dayIn(now["current_period_end"]), dayIn(now["billing_cycle_anchor"]))
 	}
 }
 
@@ -314,9 +314,9 @@ func TestAMetersUsageIsBilledOfItsPeriod(t *testing.T) {
 	u.Advance(24 * time.Hour)
 	send("-7")
 	u.Advance(24 * time.Hour)
-	u.must(http.MethodGet, "/v1/subscriptions/"+id(sub), "")
+	u.must(http.MethodGet, "/v1/subscriptions/"+idIn(sub), "")
 	made := s.invoices()
-	if len(made) != 3 || made[1]["total"] == nil || whole(made[1]["total"]) != 45 || whole(made[2]["total"]) != 0 {
+	if len(made) != 3 || made[1]["total"] == nil || wholeIn(made[1]["total"]) != 45 || wholeIn(made[2]["total"]) != 0 {
 		t.Errorf("the days are billed as %v", made)
 	}
 }
