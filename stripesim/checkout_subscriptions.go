@@ -153,3 +153,18 @@ func (s *Server) subscribe(c *call, o object, outcome string) *apiError {
 	s.complete(c, o, status)
 	return nil
 }
+
+// makeCustomer makes a customer, on the test clock that the parameters name.
+func (s *Server) makeCustomer(c *call, p params) object {
+	o := object{
+		"id": s.newID("cus"), "object": "customer", "created": s.now(), "livemode": false, "metadata": p.metadata(),
+		"name": p.orNull("name"), "email": p.orNull("email"), "description": p.orNull("description"), "phone": p.orNull("phone"),
+		"address": p.values["address"], "balance": 0, "currency": nil, "default_source": nil, "delinquent": false, "discount": nil,
+		"invoice_prefix":    s.newID("X")[2:10],
+		"invoice_settings":  object{"custom_fields": nil, "default_payment_method": nil, "footer": nil, "rendering_options": nil},
+		"preferred_locales": []any{}, "shipping": nil, "tax_exempt": "none", "test_clock": p.orNull("test_clock"),
+	}
+	s.store.put("customer", o)
+	s.raise(c, "customer.created", o, nil)
+	return o
+}

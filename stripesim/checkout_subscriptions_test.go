@@ -9,6 +9,9 @@ import (
 	"tallystick/stripesim"
 )
 
+// hosted are the parameters of every session for a subscription.
+const hosted = "mode=subscription&success_url=https://example.com"
+
 func listenFor(t *testing.T, server *stripesim.Server) string {
 	t.Helper()
 	l := httptest.NewServer(server)
@@ -28,21 +31,21 @@ func TestSessionsForSubscriptionsAreRefused(t *testing.T) {
 		{"&line_items[0][price]=" + s.price("") + "&line_items[1][price]=" + s.price("recurring[interval]=day"), "", "items", "Found mismatch in interval field."},
 		{"&line_items[0][price]=" + s.price("") + "&line_items[1][price]=" + s.price("currency=eur"), "", "line_items", "same currency"},
 	} {
-		a := s.call(http.MethodPost, "/v1/checkout/sessions", "mode=subscription"+tc.form)
+		a := s.call(http.MethodPost, "/v1/checkout/sessions", hosted+tc.form)
 		s.refused(a, 400, "invalid_request_error", tc.code, tc.param)
 		if !strings.Contains(a.Raw, tc.message) {
 			t.Errorf("%s is refused with %s", tc.form, a.Raw)
 		}
 	}
 	s.refused(s.call(http.MethodPost, "/v1/checkout/sessions", "mode=setup"), 400, "invalid_request_error", "", "mode")
-	s.refused(s.call(http.MethodPost, "/v1/checkout/sessions", "mode=payment&line_items[0][price]="+s.price("")), 400, "invalid_request_error", "", "line_items[0][price]")
+	s.refused(s.call(http.MethodPost, "/v1/checkout/sessions", "mode=payment&success_url=https://example.com&line_items[0][price]="+s.price("")), 400, "invalid_request_error", "", "line_items[0][price]")
 }
 
 func TestASessionBeginsASubscription(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	once := s.make("/v1/prices", "currency=usd&unit_amount=250&product="+s.product)
-	form := "mode=subscription&customer_email=a@example.com&subscription_data[metadata][plan]=gold&line_items[0][quantity]=2&line_items[0][price]=" + s.price("") +
+	form := hosted + "&customer_email=a@example.com&subscription_data[metadata][plan]=gold&line_items[0][quantity]=2&line_items[0][price]=" + s.price("") +
 		"&line_items[1][price]=" + s.price(legacyMetered) + "&line_items[2][price]=" + once
 	session := s.must(http.MethodPost, "/v1/checkout/sessions", form)
 	if wholeIn(session["amount_total"]) != 2250 || session["mode"] != "subscription" || session["subscription"] != nil || session["payment_intent"] != nil {
@@ -82,7 +85,7 @@ func TestASessionMayBeginWithATrial(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	customer := s.customer()
-	session := s.must(http.MethodPost, "/v1/checkout/sessions", "mode=subscription&customer="+customer+"&subscription_data[trial_period_days]=7&line_items[0][price]="+s.price(""))
+	session := s.must(http.MethodPost, "/v1/checkout/sessions", hosted+"&customer="+customer+"&subscription_data[trial_period_days]=7&line_items[0][price]="+s.price(""))
 	if wholeIn(session["amount_total"]) != 0 {
 		t.Errorf("a trial costs %v", session["amount_total"])
 	}

@@ -139,13 +139,17 @@ func TestUsageOfTheEdgesOfAPeriod(t *testing.T) {
 	if got := s.totals(item); got != "12, 3 billed" {
 		t.Errorf("the periods hold %s", got)
 	}
+	s.reported(item, "quantity=16", edge) // no longer the present: it is the last second of the period before
+	if got := s.totals(item); got != "12, 19 billed" {
+		t.Errorf("with usage of the edge the periods hold %s", got)
+	}
 	row := s.must(http.MethodGet, "/v1/subscription_items/"+item+"/usage_record_summaries", "limit=1")
 	open := row["data"].([]any)[0].(map[string]any)
 	if period := open["period"].(map[string]any); row["has_more"] != true || wholeIn(period["start"]) != edge.Unix() || dayIn(period["end"]) != "240331" || open["invoice"] != nil {
 		t.Errorf("the open period is %v", open)
 	}
 	older := s.must(http.MethodGet, "/v1/subscription_items/"+item+"/usage_record_summaries", "starting_after="+idIn(open))
-	if rows := older["data"].([]any); len(rows) != 1 || older["has_more"] != false || wholeIn(rows[0].(map[string]any)["total_usage"]) != 3 {
+	if rows := older["data"].([]any); len(rows) != 1 || older["has_more"] != false || wholeIn(rows[0].(map[string]any)["total_usage"]) != 19 {
 		t.Errorf("the page after it is %v", older)
 	}
 }
