@@ -119,6 +119,7 @@ func (s *story) play() {
 	s.metering(customer)
 	s.meters(customer)
 	s.invoicing(price)
+	s.subscriptions()
 	s.endpoints()
 	s.money()
 	s.lists(customer)
@@ -405,6 +406,7 @@ func TestEveryAnswerIsAsStripesDocumentSays(t *testing.T) {
 		"billing.meter_event_adjustment", "billing.meter_event_summary", "event", "webhook_endpoint", "list",
 		"payment_method", "dispute", "balance_transaction", "balance",
 		"invoice", "line_item", "invoiceitem", "credit_note", "credit_note_line_item", "customer_balance_transaction",
+		"subscription", "subscription_item", "usage_record", "usage_record_summary", "test_helpers.test_clock",
 	} {
 		if seen[object] == 0 {
 			t.Errorf("no %s was answered: the story does not show all that the simulator can do", object)
@@ -496,6 +498,9 @@ func goType(name string) any {
 		"invoiceitem": func() any { return new(stripe.InvoiceItem) }, "credit_note": func() any { return new(stripe.CreditNote) },
 		"credit_note_line_item":        func() any { return new(stripe.CreditNoteLineItem) },
 		"customer_balance_transaction": func() any { return new(stripe.CustomerBalanceTransaction) },
+		"subscription": func() any { return new(stripe.Subscription) }, "subscription_item": func() any { return new(stripe.SubscriptionItem) },
+		"usage_record": func() any { return new(stripe.UsageRecord) }, "usage_record_summary": func() any { return new(stripe.UsageRecordSummary) },
+		"test_helpers.test_clock": func() any { return new(stripe.TestHelpersTestClock) },
 	}
 	if types[name] == nil {
 		return nil

@@ -248,6 +248,8 @@ func (s *Server) replay(e entry) error {
 		s.keys[e.ID] = saved
 	case "meter":
 		return s.meters.restore(e.Raw)
+	case "usage":
+		return s.usage.restore(e.Raw)
 	case "switches":
 		return json.Unmarshal(e.Raw, &s.switches)
 	}

@@ -1,10 +1,8 @@
 package stripesim
 
 import (
-	"math/big"
 	"regexp"
-	"strconv"
-	"strings"
+	"slices"
 )
 
 var productParams = spec{
@@ -19,6 +17,7 @@ var recurringParams = spec{
 var priceParams = spec{
 	"currency": "string", "product": "string", "unit_amount": "int", "unit_amount_decimal": "string", "active": "bool", "metadata": "map",
 	"nickname": "string", "lookup_key": "string", "billing_scheme": "string", "tax_behavior": "string", "recurring": recurringParams,
+	"tiers": listOf{tierParams}, "tiers_mode": "string", "transform_quantity": spec{"divide_by": "int", "round": "string"}, "transfer_lookup_key": "bool",
 	"product_data": spec{"name": "string", "metadata": "map", "unit_label": "string", "id": "string", "active": "bool"},
 }
 
@@ -40,8 +39,8 @@ func (s *Server) routeCatalog() {
 	})
 	s.handle("POST /v1/prices", priceParams, func(c *call) (object, *apiError) { return s.makePrice(c, c.params) })
 	s.handle("GET /v1/prices/{id}", nil, func(c *call) (object, *apiError) { return s.find("price", c.target(), "id") })
-	s.handle("POST /v1/prices/{id}", spec{"active": "bool", "metadata": "map", "nickname": "string", "lookup_key": "string", "tax_behavior": "string"},
-		func(c *call) (object, *apiError) { return s.update(c, "price") })
+	s.handle("POST /v1/prices/{id}", spec{"active": "bool", "metadata": "map", "nickname": "string", "lookup_key": "string", "tax_behavior": "string", "transfer_lookup_key": "bool"},
+		func(c *call) (object, *apiError) { return s.updatePrice(c) })
 	filters := spec{
 		"active": "bool", "product": "string", "type": "string", "currency": "string", "created": createdSpec, "lookup_keys": listOf{"string"},
 		"recurring": spec{"interval": "string", "usage_type": "string", "meter": "string"},
@@ -63,6 +62,9 @@ func priceMatches(c *call, o object) bool {
 			return false
 		}
 	}
+	if c.has("lookup_keys") && !slices.Contains(c.list("lookup_keys"), o["lookup_key"]) {
+		return false
+	}
 	return (!c.has("active") || flag(o, "active") == flag(c.values, "active")) && inRange(c, number(o, "created"))
 }
 
@@ -83,86 +85,6 @@ func (s *Server) makeProduct(c *call, p params) object {
 	s.store.put("product", o)
 	s.raise(c, "product.created", o, nil)
 	return o
-}
-
-func (s *Server) makePrice(c *call, p params) (object, *apiError) {
-	if err := p.require("currency"); err != nil {
-		return nil, err
-	}
-	amount, decimal, err := unitAmount(p)
-	if err != nil {
-		return nil, err
-	}
-	product := p.text("product")
-	if data := p.child("product_data"); data.values != nil {
-		if err := data.require("name"); err != nil {
-			return nil, err
-		}
-		product = text(s.makeProduct(c, data), "id")
-	}
-	if _, err := s.find("product", product, "product"); err != nil {
-		return nil, err
-	}
-	o := object{
-		"id": s.newID("price"), "object": "price", "created": s.now(), "livemode": false, "active": !p.has("active") || flag(p.values, "active"),
-		"billing_scheme": "per_unit", "currency": strings.ToLower(p.text("currency")), "custom_unit_amount": nil, "lookup_key": p.orNull("lookup_key"),
-		"metadata": p.metadata(), "nickname": p.orNull("nickname"), "product": product, "tax_behavior": "unspecified", "tiers_mode": nil,
-		"transform_quantity": nil, "type": "one_time", "unit_amount": amount, "unit_amount_decimal": decimal, "recurring": nil,
-	}
-	if recurring := p.child("recurring"); recurring.values != nil {
-		if o["recurring"], err = s.recurring(recurring); err != nil {
-			return nil, err
-		}
-		o["type"] = "recurring"
-	}
-	s.store.put("price", o)
-	s.raise(c, "price.created", o, nil)
-	return o, nil
-}
-
-// unitAmount gives both forms of a price's amount; a fraction of a minor unit has
-// only the decimal one.
-func unitAmount(p params) (amount, decimal any, err *apiError) {
-	if p.has("unit_amount") {
-		return p.number("unit_amount"), strconv.FormatInt(p.number("unit_amount"), 10), nil
-	}
-	text := p.text("unit_amount_decimal")
-	if text == "" {
-		return nil, nil, invalid("unit_amount", "parameter_missing", "Prices require an `unit_amount` or `unit_amount_decimal` parameter to be set.")
-	}
-	value, ok := new(big.Rat).SetString(text)
-	if !ok || !decimalForm.MatchString(text) {
-		return nil, nil, invalid("unit_amount_decimal", "", "Invalid decimal: %s; must contain at maximum twelve decimal places.", text)
-	}
-	if value.IsInt() {
-		return value.Num().Int64(), value.Num().String(), nil
-	}
-	return nil, text, nil
-}
-
-func (s *Server) recurring(p params) (object, *apiError) {
-	if err := p.require("interval"); err != nil {
-		return nil, invalid("recurring[interval]", "parameter_missing", "Missing required param: recurring[interval].")
-	}
-	o := object{
-		"aggregate_usage": p.orNull("aggregate_usage"), "interval": p.text("interval"), "interval_count": int64(1), "usage_type": "licensed",
-		"meter": p.orNull("meter"),
-	}
-	if p.has("interval_count") {
-		o["interval_count"] = p.number("interval_count")
-	}
-	if p.has("usage_type") {
-		o["usage_type"] = p.text("usage_type")
-	}
-	if meter := p.text("meter"); meter != "" {
-		if _, err := s.find("billing.meter", meter, "recurring[meter]"); err != nil {
-			return nil, err
-		}
-		if o["usage_type"] != "metered" {
-			return nil, invalid("recurring[meter]", "", "You can only set `recurring[meter]` with `recurring[usage_type]=metered`.")
-		}
-	}
-	return o, nil
 }
 
 // update changes the members that a call names, metadata by key.

@@ -1,5 +1,7 @@
 package stripesim
 
+import "math/big"
+
 var checkoutParams = spec{
 	"mode": "string", "customer": "string", "customer_email": "string", "client_reference_id": "string", "metadata": "map", "success_url": "string",
 	"cancel_url": "string", "expires_at": "int", "ui_mode": "string", "return_url": "string", "customer_creation": "string", "locale": "string",
@@ -9,6 +11,9 @@ var checkoutParams = spec{
 		"statement_descriptor": "string", "statement_descriptor_suffix": "string", "transfer_group": "string",
 	},
 	"invoice_creation": invoiceCreationParams,
+	"subscription_data": spec{
+		"metadata": "map", "description": "string", "trial_period_days": "int", "trial_end": "string", "billing_cycle_anchor": "string", "proration_behavior": "string",
+	},
 	"after_expiration": spec{"recovery": spec{"enabled": "bool", "allow_promotion_codes": "bool"}}, "redirect_on_completion": "string",
 	"billing_address_collection": "string", "phone_number_collection": spec{"enabled": "bool"}, "payment_method_collection": "string",
 	"line_items": listOf{spec{
@@ -65,22 +70,26 @@ func (s *Server) routeCheckout() {
 }
 
 func (s *Server) makeSession(c *call) (object, *apiError) {
-	if mode := c.text("mode"); mode != "payment" {
-		if mode == "" {
-			return nil, invalid("mode", "parameter_missing", "Missing required param: mode.")
-		}
-		return nil, invalid("mode", "", "Invalid mode: this simulator takes payment only, not %s", mode)
+	mode := c.text("mode")
+	if mode == "" {
+		return nil, invalid("mode", "parameter_missing", "Missing required param: mode.")
+	} else if mode != "payment" && mode != "subscription" {
+		return nil, invalid("mode", "", "Invalid mode: this simulator takes payment and subscription, not %s", mode)
 	}
 	if err := s.checkSession(c); err != nil {
 		return nil, err
 	}
-	items, total, currency, err := s.lineItems(c)
+	lineItems := s.lineItems
+	if mode == "subscription" {
+		lineItems = s.recurringItems
+	}
+	items, total, currency, err := lineItems(c)
 	if err != nil {
 		return nil, err
 	}
 	id := s.newID("cs_test")
 	o := object{
-		"id": id, "object": "checkout.session", "created": s.now(), "livemode": false, "mode": "payment", "status": "open", "payment_status": "unpaid",
+		"id": id, "object": "checkout.session", "created": s.now(), "livemode": false, "mode": mode, "status": "open", "payment_status": "unpaid",
 		"amount_subtotal": total, "amount_total": total, "currency": currency, "customer": c.orNull("customer"), "metadata": c.metadata(),
 		"client_reference_id": c.orNull("client_reference_id"), "payment_intent": nil, "expires_at": s.now() + 24*3600, "url": "https://checkout.stripe.com/c/pay/" + id,
 		"success_url": c.orNull("success_url"), "cancel_url": c.orNull("cancel_url"), "customer_email": c.orNull("customer_email"), "customer_details": nil,
@@ -99,6 +108,9 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 		o["customer_creation"] = "always"
 	}
 	s.detailSession(c, o)
+	if mode == "subscription" {
+		s.forSubscription(c, o)
+	}
 	s.setAlarm("checkout.session", o, number(o, "expires_at"))
 	s.store.put("checkout.session", o)
 	return o, nil
@@ -121,7 +133,8 @@ func (s *Server) lineItems(c *call) (items []any, total int64, currency string, 
 				return nil, 0, "", err
 			}
 		}
-		quantity, amount := itemQuantity(p), itemAmount(price, itemQuantity(p))
+		quantity := itemQuantity(p)
+		amount := s.priceAmount(price, big.NewRat(quantity, 1))
 		total += amount
 		items = append(items, object{
 			"id": s.newID("li"), "object": "item", "amount_discount": int64(0), "amount_subtotal": amount, "amount_tax": int64(0), "amount_total": amount,
@@ -171,6 +184,9 @@ func (s *Server) pay(c *call, o object, outcome string) *apiError {
 	case "", "paid", "unpaid", "card_declined":
 	default:
 		return invalid("outcome", "", "outcome must be paid, unpaid, async_succeeded, async_failed, card_declined or expired")
+	}
+	if text(o, "mode") == "subscription" {
+		return s.subscribe(c, o, outcome)
 	}
 	if number(o, "amount_total") == 0 {
 		s.adoptBuyer(c, o)

@@ -17,7 +17,9 @@ func (s *Server) routeCustomers() {
 	create["payment_method"], create["test_clock"] = "string", "string"
 	change := without(customerParams)
 	change["default_source"] = "string"
-	s.handle("POST /v1/customers", create, func(c *call) (object, *apiError) { return s.createCustomer(c) })
+	s.handle("POST /v1/customers", create, func(c *call) (object, *apiError) {
+		return s.onNamedClock(c, func() (object, *apiError) { return s.createCustomer(c) })
+	})
 	s.handle("GET /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
 		return s.find("customer", c.target(), "id")
 	})
@@ -30,6 +32,7 @@ func (s *Server) routeCustomers() {
 		for _, pm := range s.store.shelf("payment_method").with("customer", c.target()) {
 			s.change("payment_method", pm, object{"customer": nil, "_spent": true})
 		}
+		s.cancelAllOf(c, o)
 		s.raise(c, "customer.deleted", o, nil)
 		gone := object{"id": o["id"], "object": "customer", "deleted": true}
 		s.store.put("customer", gone)
@@ -110,11 +113,6 @@ func (s *Server) createCustomer(c *call) (object, *apiError) {
 	if err := s.checkCustomer(c); err != nil {
 		return nil, err
 	}
-	if clock := c.text("test_clock"); clock != "" {
-		if _, err := s.find("test_helpers.test_clock", clock, "test_clock"); err != nil {
-			return nil, err
-		}
-	}
 	pm, source, err := s.newMethodsOf(c)
 	if err != nil {
 		return nil, err
@@ -135,12 +133,9 @@ func (s *Server) createCustomer(c *call) (object, *apiError) {
 	if source != nil {
 		o["default_source"] = source["id"]
 	}
-	s.onClockOf(o, func() {
-		o["created"] = s.now()
-		s.store.put("customer", o)
-		s.raise(c, "customer.created", o, nil)
-		s.setBalance(c, o, "initial")
-	})
+	s.store.put("customer", o)
+	s.raise(c, "customer.created", o, nil)
+	s.setBalance(c, o, "initial")
 	for _, method := range []object{pm, source} {
 		if method != nil {
 			s.raise(c, "payment_method.attached", method, nil)

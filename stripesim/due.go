@@ -88,6 +88,7 @@ func (s *Server) wakeUp() {
 func (s *Server) happen() {
 	s.happenUntil("", s.clock.Now().Unix())
 	s.meters.settle(s.clock.Now())
+	s.finishClocks()
 	s.forget()
 }
 
@@ -104,7 +105,7 @@ func (s *Server) happenUntil(clock string, until int64) {
 		if clock == "" {
 			s.meters.settle(time.Unix(a.at, 0)) // an invoice bills the usage that counts at its time
 		}
-		s.at(a.at, func() { s.agenda.do[a.kind](o) })
+		s.on(clock, a.at, func() { s.agenda.do[a.kind](o) })
 		if s.store.get(a.kind, a.id) != nil {
 			s.store.put(a.kind, o) // without the alarm that has rung
 		}
@@ -128,7 +129,15 @@ func (s *Server) onClockOf(o object, do func()) {
 		do()
 		return
 	}
-	s.at(number(clock, "frozen_time"), do)
+	s.on(text(clock, "id"), number(clock, "frozen_time"), do)
+}
+
+// on is at for the time of a clock: a test clock, or "" for the simulator's own.
+func (s *Server) on(clock string, unix int64, do func()) {
+	before := s.testing
+	s.testing = clock != ""
+	s.at(unix, do)
+	s.testing = before
 }
 
 // forgetEvery is how often, in seconds, what is too old is looked for.

@@ -46,7 +46,7 @@ func (s *Server) raise(c *call, kind string, o, previous object) {
 		}
 	}
 	e := object{
-		"id": s.newID("evt"), "object": "event", "api_version": APIVersion, "created": s.now(), "data": data, "livemode": false,
+		"id": s.newID("evt"), "object": "event", "api_version": APIVersion, "created": s.eventTime(), "data": data, "livemode": false,
 		"pending_webhooks": int64(0), "request": request, "type": kind,
 	}
 	e["pending_webhooks"] = int64(s.schedule(e))
@@ -224,6 +224,7 @@ func (s *Server) deliverLoop(ctx context.Context) {
 	tick := time.NewTicker(deliverPoll)
 	defer tick.Stop()
 	for {
+		s.tick()
 		for _, p := range s.takeDue() {
 			select {
 			case slots <- struct{}{}:

@@ -230,7 +230,7 @@ func (s *Server) itemAmounts(c *call, currency string, quantity int64) (object, 
 	if c.has("price") || c.has("price_data") {
 		return s.priceAmounts(c, quantity)
 	}
-	unit, decimal, err := unitAmount(c.params)
+	unit, decimal, err := signedAmountOf(c.params, "unit_amount", "unit_amount")
 	if err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func TestInvoiceItemsMakeTheirAmounts(t *testing.T) {
 		{"unit_amount=300&quantity=3", `{"amount": 900, "quantity": 3, "unit_amount": 300, "unit_amount_decimal": "300"}`},
 		{"unit_amount_decimal=0.5&quantity=1", `{"amount": 1, "unit_amount": null, "unit_amount_decimal": "0.5"}`},
 		{"unit_amount_decimal=0.499999999999&quantity=1", `{"amount": 0}`},
-		{"unit_amount_decimal=-0.5&quantity=3", `{"amount": -1}`},
+		{"unit_amount_decimal=-0.5&quantity=3", `{"amount": -2}`},
 		{"unit_amount=300&quantity=0", `{"amount": 0, "quantity": 0}`},
 		{"price=" + price + "&quantity=6", `{"amount": 2, "quantity": 6, "description": "Work"}`},
 		{"price_data[currency]=USD&price_data[product]=" + product + "&price_data[unit_amount]=7&quantity=2", `{"amount": 14}`},

@@ -124,15 +124,6 @@ func (s *Server) describe(price object, quantity int64) string {
 	return fmt.Sprintf("%d × %s (at %s / %s)", quantity, name, at, every)
 }
 
-// nearestInt rounds half up.
-func nearestInt(r *big.Rat) *big.Int {
-	double := new(big.Int).Mul(r.Num(), big.NewInt(2))
-	double.Add(double, r.Denom())
-	down, rest := new(big.Int).DivMod(double, new(big.Int).Mul(r.Denom(), big.NewInt(2)), new(big.Int))
-	_ = rest // the remainder of a division that goes down
-	return down
-}
-
 // minorDigits are the digits after the point of the currencies that do not have two.
 var minorDigits = map[string]int{
 	"bif": 0, "clp": 0, "djf": 0, "gnf": 0, "jpy": 0, "kmf": 0, "krw": 0, "mga": 0, "pyg": 0, "rwf": 0, "vnd": 0, "vuv": 0, "xaf": 0, "xof": 0, "xpf": 0,

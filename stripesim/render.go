@@ -16,7 +16,7 @@ var references = map[string]string{
 	"payment_method": "payment_method", "default_payment_method": "payment_method", "default_source": "payment_method", "balance_transaction": "balance_transaction",
 	"failure_balance_transaction": "balance_transaction", "invoice": "invoice", "subscription": "subscription", "test_clock": "test_helpers.test_clock",
 	"credit_note": "credit_note", "customer_balance_transaction": "customer_balance_transaction", "invoice_item": "invoiceitem",
-	"refund": "refund", "subscription_item": "subscription_item",
+	"latest_invoice": "invoice", "refund": "refund", "subscription_item": "subscription_item",
 }
 
 // sources are the kinds of what moves money, by the beginnings of their ids.
@@ -96,6 +96,16 @@ func (s *Server) expandVirtual(o, v object, expand []string) {
 		if paths := below(expand, "line_items"); len(paths) > 0 {
 			items, _ := o["_line_items"].([]any)
 			v["line_items"] = s.view(listObject("/v1/checkout/sessions/"+text(o, "id")+"/line_items", items, false), paths)
+		}
+	case "subscription":
+		v["items"] = s.view(s.itemList(o), below(expand, "items"))
+	case "subscription_item":
+		if price := s.store.get("price", text(o, "price")); price != nil {
+			v["price"] = s.view(price, below(expand, "price"))
+		}
+	case "price":
+		if tiers, tiered := o["_tiers"].([]any); tiered && len(below(expand, "tiers")) > 0 {
+			v["tiers"] = s.viewMember("tiers", tiers, nil)
 		}
 	case "charge":
 		if paths := below(expand, "refunds"); len(paths) > 0 {
@@ -247,7 +257,10 @@ func (s *Server) find(kind, id, param string) (object, *apiError) {
 	if o := s.store.get(kind, id); o != nil {
 		return o, nil
 	}
-	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter", "payment_method": "PaymentMethod"}
+	names := map[string]string{
+		"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter", "payment_method": "PaymentMethod",
+		"test_helpers.test_clock": "testclock",
+	}
 	name := kind
 	if n, ok := names[kind]; ok {
 		name = n

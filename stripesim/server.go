@@ -57,6 +57,13 @@ type Switches struct {
 	InvoiceWaitsForWebhook  bool   `json:"invoice_waits_for_webhook"` // nor is it finalized while an endpoint has not taken invoice.created, for 72 hours at most
 	InvoiceRetries          int64  `json:"invoice_retries"`           // how often a failed payment of an invoice is tried again; 0: three times, negative: never
 	InvoiceRetrySeconds     int64  `json:"invoice_retry_seconds"`     // how long after the last try; 0: three days
+	GraceSeconds            int64  `json:"grace_seconds"`             // how long usage of the period before is taken in a new one; 0: 300, negative: not at all
+	UsageAheadSeconds       int64  `json:"usage_ahead_seconds"`       // how far in the future the timestamp of a usage record may be
+	UsageLagSeconds         int64  `json:"usage_lag_seconds"`         // how long an accepted usage record stays out of summaries and upcoming invoices
+	UsageOpenPeriodNull     bool   `json:"usage_open_period_null"`    // the summary of the open period has neither start nor end
+	ZeroUsageFree           bool   `json:"zero_usage_free"`           // without usage not even the flat amount of the first tier is charged
+	AfterLastTry            string `json:"after_last_try"`            // what a subscription becomes when its invoice is not tried again: canceled, unpaid, or past_due as it is
+	TestClockAdvanceMS      int64  `json:"test_clock_advance_ms"`     // how long a test clock is advancing; 0: it is ready at the next call
 }
 
 // Server is the simulator as an http.Handler.
@@ -75,12 +82,14 @@ type Server struct {
 	faults      []*Fault
 	keys        map[string]*savedAnswer
 	meters      meterBook
+	usage       usageBook
 	webhooks    webhookControl
 	inFlight    map[flight]struct{} // meter events under way
 	requests    int64
 	log         []Request // the last ones
 	agenda      agenda
 	standing    int64 // the time, while it stands still; 0: it runs
+	testing     bool  // the time that stands still is that of a test clock
 	forgotten   int64 // when forget last looked
 	meterSecond int64
 	meterCount  int
@@ -96,7 +105,7 @@ func NewServer(o Options) (*Server, error) {
 	s := &Server{
 		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, observer: o.Observe, switches: o.Switches,
 		random: mathrand.New(mathrand.NewPCG(o.Seed, 0x7a11)), //nolint:gosec // reproducible on purpose
-		keys:   map[string]*savedAnswer{}, inFlight: map[flight]struct{}{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
+		keys:   map[string]*savedAnswer{}, inFlight: map[flight]struct{}{}, agenda: newAgenda(), meters: newMeterBook(), usage: newUsageBook(), wake: make(chan struct{}, 1),
 		http: &http.Client{Timeout: webhookTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
@@ -182,6 +191,10 @@ func (s *Server) routes() {
 	s.routeRefunds()
 	s.routeInvoices()
 	s.routeMeters()
+	s.routeSubscriptions()
+	s.routeSubscriptionItems()
+	s.routeUsage()
+	s.routeTestClocks()
 	s.routeEvents()
 	s.routeControl()
 	s.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {

@@ -84,7 +84,7 @@ func (s *Server) checkItems(c *call) (currency string, err *apiError) {
 			return "", invalid("line_items", "", "All line items must have the same currency.")
 		}
 		currency = text(price, "currency")
-		total.Add(total, big.NewInt(itemAmount(price, quantity)))
+		total.Add(total, big.NewInt(s.priceAmount(price, big.NewRat(quantity, 1))))
 	}
 	if total.Cmp(big.NewInt(99999999)) > 0 {
 		return "", invalid("line_items", "amount_too_large", "The Checkout Session's total amount due must be no more than 99999999 %s", currency)
@@ -97,17 +97,6 @@ func itemQuantity(p params) int64 {
 		return p.number("quantity")
 	}
 	return 1
-}
-
-// itemAmount is a price times a quantity, rounded half up to whole minor units.
-func itemAmount(price object, quantity int64) int64 {
-	unit, ok := new(big.Rat).SetString(text(price, "unit_amount_decimal"))
-	if !ok {
-		unit = new(big.Rat).SetInt64(number(price, "unit_amount"))
-	}
-	unit.Mul(unit, new(big.Rat).SetInt64(quantity))
-	unit.Add(unit, big.NewRat(1, 2))
-	return new(big.Int).Div(unit.Num(), unit.Denom()).Int64()
 }
 
 // itemPrice gives the price of a line item, or what a price of its price_data will

@@ -37,6 +37,7 @@ type shelf struct {
 var indexed = map[string][]string{
 	"balance_transaction":          {"source"},
 	"charge":                       {"payment_intent", "customer", "invoice"},
+	"customer":                     {"test_clock"},
 	"checkout.session":             {"payment_intent", "customer", "subscription"},
 	"credit_note":                  {"invoice", "customer"},
 	"customer_balance_transaction": {"customer"},
@@ -47,8 +48,9 @@ var indexed = map[string][]string{
 	"payment_method":               {"customer"},
 	"price":                        {"product"},
 	"refund":                       {"charge", "payment_intent"},
-	"subscription":                 {"customer"},
+	"subscription":                 {"customer", "test_clock"},
 	"subscription_item":            {"subscription"},
+	"usage_record_summary":         {"subscription_item"},
 }
 
 // entry is one line of the journal.
