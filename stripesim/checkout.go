@@ -200,9 +200,8 @@ func (s *Server) sessionIntent(c *call, o object) object {
 	for k, v := range child(o, "_intent_metadata") {
 		metadata[k] = v // the session's own metadata is not inherited
 	}
-	pi := laidOver(s.draftIntent(number(o, "amount_total"), text(o, "currency"), s.adoptBuyer(c, o), metadata), child(o, "_intent"))
-	pi["payment_method_types"] = o["payment_method_types"]
-	s.keepIntent(c, pi)
+	more := laidOver(child(o, "_intent"), object{"payment_method_types": o["payment_method_types"]})
+	pi := s.makeIntent(c, number(o, "amount_total"), text(o, "currency"), s.adoptBuyer(c, o), metadata, more)
 	s.change("checkout.session", o, object{"payment_intent": pi["id"]})
 	return pi
 }

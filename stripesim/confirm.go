@@ -115,6 +115,7 @@ func (s *Server) succeed(c *call, pi object) {
 	s.change("payment_intent", pi, changes)
 	s.raise(c, "payment_intent.succeeded", pi, nil)
 	s.keepForLater(c, pi, pm)
+	s.tellInvoice(c, pi, true)
 	s.aftermath(charge, actsAs(pm))
 }
 
@@ -138,6 +139,7 @@ func (s *Server) decline(c *call, pi, pm object, test testMethod) *apiError {
 	failure := failureOf(s, draft, pm, test)
 	s.change("payment_intent", pi, object{"status": "requires_payment_method", "payment_method": nil, "latest_charge": draft["id"], "last_payment_error": failure, "next_action": nil})
 	s.raise(c, "payment_intent.payment_failed", pi, nil)
+	s.tellInvoice(c, pi, false)
 	e := cardError(test.code, test.declineCode, "", test.message)
 	e.stored = true
 	e.extra["charge"], e.extra["payment_intent"], e.extra["payment_method"] = draft["id"], s.view(pi, nil), s.view(pm, nil)
@@ -194,7 +196,7 @@ func (s *Server) settleIntent(c *call, pi object, succeeded bool) {
 		for _, session := range sessions {
 			s.raise(c, "checkout.session.async_payment_failed", session, nil)
 		}
-		s.lateInvoice(c, pi, false)
+		s.tellInvoice(c, pi, false)
 		return
 	}
 	previous := s.change("charge", charge, object{"status": "succeeded", "paid": true})
@@ -202,10 +204,10 @@ func (s *Server) settleIntent(c *call, pi object, succeeded bool) {
 	s.change("payment_intent", pi, object{"status": "succeeded", "amount_received": number(pi, "amount")})
 	s.raise(c, "payment_intent.succeeded", pi, nil)
 	for _, session := range sessions {
-		s.change("checkout.session", session, object{"payment_status": "paid"})
+		s.sessionPaid(session)
 		s.raise(c, "checkout.session.async_payment_succeeded", session, nil)
 	}
-	s.lateInvoice(c, pi, true)
+	s.tellInvoice(c, pi, true)
 	s.aftermath(charge, test)
 }
 
@@ -226,10 +228,11 @@ func (s *Server) failDebit(c *call, pi, pm, charge object, test testMethod) {
 	s.raise(c, "payment_intent.payment_failed", pi, nil)
 }
 
-// lateInvoice tells of an invoice whose payment ends after chargeInvoice has returned.
-func (s *Server) lateInvoice(c *call, pi object, paid bool) {
-	if invoice := s.store.get("invoice", text(pi, "invoice")); invoice != nil && s.invoiceSettled != nil {
-		s.invoiceSettled(c, invoice, pi, paid)
+// tellInvoice tells how the payment of an intent that names an invoice has ended,
+// during chargeInvoice and ever after: the customer may confirm it, or the bank be late.
+func (s *Server) tellInvoice(c *call, pi object, paid bool) {
+	if text(pi, "invoice") != "" && s.invoiceSettled != nil {
+		s.invoiceSettled(c, pi, paid)
 	}
 }
 
@@ -258,7 +261,7 @@ func (s *Server) authenticate3DS(c *call, pi object, succeeded bool) *apiError {
 			"doc_url": "https://stripe.com/docs/error-codes/payment_intent_authentication_failure",
 		}})
 		s.raise(c, "payment_intent.payment_failed", pi, nil)
-		s.lateInvoice(c, pi, false)
+		s.tellInvoice(c, pi, false)
 		return nil
 	}
 	if text(pi, "confirmation_method") == "manual" {
@@ -266,7 +269,6 @@ func (s *Server) authenticate3DS(c *call, pi object, succeeded bool) *apiError {
 		return nil
 	}
 	_ = s.collect(c, pi, pm) // a card that is declined is the outcome then
-	s.lateInvoice(c, pi, text(pi, "status") == "succeeded")
 	return nil
 }
 
@@ -287,10 +289,9 @@ func (s *Server) chargeInvoice(c *call, invoice object, method string) (intent o
 	case "processing", "requires_capture":
 		return pi, false
 	case "", "canceled":
-		pi = laidOver(s.draftIntent(amount, text(invoice, "currency"), invoice["customer"], object{}), object{
+		pi = s.makeIntent(c, amount, text(invoice, "currency"), invoice["customer"], object{}, object{
 			"invoice": invoice["id"], "description": invoiceDescription(invoice), "payment_method_types": []any{"card", "us_bank_account"},
 		})
-		s.keepIntent(c, pi)
 	default:
 		s.change("payment_intent", pi, object{"amount": amount})
 	}

@@ -214,6 +214,8 @@ func (s *Server) FailRefund(id, reason string) error {
 		return err
 	case !slices.Contains(refundFailures, reason):
 		return fmt.Errorf("reason %q is unknown; it is one of %s", reason, strings.Join(refundFailures, ", "))
+	case flag(o, "_held"):
+		return fmt.Errorf("refund %s gave back money that was only held: that cannot fail", id)
 	case !unsettled(o) && text(o, "status") != "succeeded":
 		return refundStateError(o, "failed")
 	}

@@ -53,7 +53,7 @@ type Server struct {
 
 	observer func(Request)
 
-	invoiceSettled func(c *call, invoice, intent object, paid bool) // told of a payment that ends after chargeInvoice; nil: nobody is
+	invoiceSettled func(c *call, intent object, paid bool) // told how each payment of an intent that names an invoice ends; nil: nobody is
 
 	mu          sync.Mutex // guards everything below
 	store       *store

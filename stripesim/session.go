@@ -220,14 +220,8 @@ func (s *Server) adoptBuyer(c *call, o object) any {
 	if text(o, "customer") != "" || text(o, "customer_creation") != "always" {
 		return o["customer"]
 	}
-	customer := s.newCustomer()
-	for name, v := range s.buyer(o) {
-		if name != "tax_ids" && name != "tax_exempt" {
-			customer[name] = v
-		}
-	}
-	s.store.put("customer", customer)
-	s.raise(c, "customer.created", customer, nil)
+	buyer := s.buyer(o)
+	customer := s.makeCustomer(c, params{object{"address": buyer["address"], "email": buyer["email"], "name": buyer["name"], "phone": buyer["phone"]}})
 	s.change("checkout.session", o, object{"customer": customer["id"]})
 	return customer["id"]
 }
@@ -240,6 +234,9 @@ func (s *Server) payBy(c *call, pi object, test string) {
 	s.change("payment_intent", pi, object{"payment_method": pm["id"]})
 	_ = s.collect(c, pi, pm)
 }
+
+// sessionPaid notes that a session's money has come after all.
+func (s *Server) sessionPaid(o object) { s.change("checkout.session", o, object{"payment_status": "paid"}) }
 
 // recoverSession gives an expired session the address of its successor, where it
 // was made to be recovered.
