@@ -121,6 +121,7 @@ func (s *Server) lineItems(c *call) (items []any, total int64, currency string, 
 		items = append(items, object{
 			"id": s.newID("li"), "object": "item", "amount_discount": int64(0), "amount_subtotal": amount, "amount_tax": int64(0), "amount_total": amount,
 			"currency": currency, "description": text(s.store.get("product", text(price, "product")), "name"), "price": s.view(price, nil), "quantity": quantity,
+			"_adjustable": p.child("adjustable_quantity").values,
 		})
 	}
 	return items, total, currency, nil

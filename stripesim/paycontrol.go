@@ -45,6 +45,16 @@ func (s *Server) routePaymentControl() {
 	}
 	s.control("POST /_sim/payment_intents/{id}/authenticate", intent(s.AuthenticatePayment))
 	s.control("POST /_sim/payment_intents/{id}/settle", intent(s.SettlePayment))
+	s.control("POST /_sim/checkout/sessions/{id}/adjust", func(r *http.Request) (any, error) {
+		var q struct {
+			Quantities map[string]int64 `json:"quantities"`
+		}
+		if err := decodeControl(r, &q); err != nil {
+			return nil, err
+		}
+		err := s.AdjustCheckout(r.PathValue("id"), q.Quantities)
+		return s.show("checkout.session", r.PathValue("id")), err
+	})
 }
 
 // Dispute says what a buyer disputes.
