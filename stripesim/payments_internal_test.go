@@ -1,6 +1,9 @@
 package stripesim
 
-import "testing"
+import (
+	"net/http/httptest"
+	"testing"
+)
 
 // TestAnInvoiceIsCharged pays invoices in every way in which a payment can go.
 func TestAnInvoiceIsCharged(t *testing.T) {
@@ -81,5 +84,37 @@ func TestALateInvoiceIsTold(t *testing.T) {
 	}
 	if len(told) != 2 || told[0] || !told[1] {
 		t.Errorf("told %v, want a failure and a success", told)
+	}
+}
+
+// TestCustomersOfATestClock are made at its time, and are in the list of their clock only.
+func TestCustomersOfATestClock(t *testing.T) {
+	t.Parallel()
+	s := New(t)
+	s.mu.Lock()
+	s.store.put("test_helpers.test_clock", object{"id": "clock_1", "object": "test_helpers.test_clock", "frozen_time": int64(1000)})
+	s.mu.Unlock()
+	ask := func(method, path, form string) object {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), method, path+"?"+form, nil)
+		r.Header.Set("Authorization", "Bearer "+s.Key)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		var o object
+		if err := decodeExact(w.Body.Bytes(), &o); err != nil || w.Code != 200 {
+			t.Fatalf("%s %s %s is answered %d %s", method, path, form, w.Code, w.Body)
+		}
+		return o
+	}
+	clocked := ask("POST", "/v1/customers", "test_clock=clock_1")
+	if number(clocked, "created") != 1000 {
+		t.Errorf("the customer is of %d", number(clocked, "created"))
+	}
+	plain := ask("POST", "/v1/customers", "")
+	for form, want := range map[string]object{"": plain, "test_clock=clock_1": clocked} {
+		list, _ := ask("GET", "/v1/customers", form)["data"].([]any)
+		if len(list) != 1 || text(list[0].(object), "id") != text(want, "id") {
+			t.Errorf("the list %q is %v", form, list)
+		}
 	}
 }
