@@ -139,6 +139,7 @@ func (s *Server) lineItems(c *call) (items []any, total int64, currency string, 
 		items = append(items, object{
 			"id": s.newID("li"), "object": "item", "amount_discount": int64(0), "amount_subtotal": amount, "amount_tax": int64(0), "amount_total": amount,
 			"currency": currency, "description": text(s.store.get("product", text(price, "product")), "name"), "price": s.view(price, nil), "quantity": quantity,
+			"_adjustable": p.child("adjustable_quantity").values,
 		})
 	}
 	return items, total, currency, nil
@@ -221,9 +222,8 @@ func (s *Server) sessionIntent(c *call, o object) object {
 	for k, v := range child(o, "_intent_metadata") {
 		metadata[k] = v // the session's own metadata is not inherited
 	}
-	pi := laidOver(s.draftIntent(number(o, "amount_total"), text(o, "currency"), s.adoptBuyer(c, o), metadata), child(o, "_intent"))
-	pi["payment_method_types"] = o["payment_method_types"]
-	s.keepIntent(c, pi)
+	more := laidOver(child(o, "_intent"), object{"payment_method_types": o["payment_method_types"]})
+	pi := s.makeIntent(c, number(o, "amount_total"), text(o, "currency"), s.adoptBuyer(c, o), metadata, more)
 	s.change("checkout.session", o, object{"payment_intent": pi["id"]})
 	return pi
 }

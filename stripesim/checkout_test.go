@@ -134,3 +134,26 @@ func TestSessionsArePaid(t *testing.T) {
 		t.Errorf("a payment that failed settles: %d %s", a.Status, a.Raw)
 	}
 }
+
+func TestABuyerAdjustsQuantities(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	product := u.make("/v1/products", "name=Pack")
+	price := u.make("/v1/prices", "currency=usd&unit_amount=700&product="+product)
+	o := u.must(http.MethodPost, "/v1/checkout/sessions", sessionForm+price+"&line_items[0][quantity]=2&line_items[0][adjustable_quantity][enabled]=true&line_items[0][adjustable_quantity][maximum]=5&line_items[1][quantity]=1&line_items[1][price]="+price+"&expand[]=line_items")
+	first, second := at(o, "line_items.data.0.id"), at(o, "line_items.data.1.id")
+	control := "/_sim/checkout/sessions/" + at(o, "id") + "/"
+	for _, quantities := range []string{`{"` + first + `":6}`, `{"` + first + `":-1}`, `{"` + second + `":2}`, `{"li_nobody":1}`} {
+		if a := u.call(http.MethodPost, control+"adjust", `{"quantities":`+quantities+`}`); a.Status != 400 {
+			t.Errorf("%s is answered %d %s", quantities, a.Status, a.Raw)
+		}
+	}
+	wants(t, u.must(http.MethodPost, control+"adjust", `{"quantities":{"`+first+`":5}}`), "amount_total", "4200")
+	wants(t, u.must(http.MethodPost, control+"adjust", `{"quantities":{"`+first+`":0}}`), "amount_total", "700")
+	wants(t, u.must(http.MethodGet, "/v1/checkout/sessions/"+at(o, "id")+"/line_items", ""), "data.0.id", second, "data.1", "<none>", "data.0._adjustable", "<none>")
+	u.must(http.MethodPost, control+"pay", `{"outcome":"paid"}`)
+	wants(t, u.must(http.MethodGet, "/v1/checkout/sessions/"+at(o, "id"), "expand[]=payment_intent"), "payment_intent.amount", "700")
+	if a := u.call(http.MethodPost, control+"adjust", `{"quantities":{}}`); a.Status != 400 {
+		t.Errorf("a paid session is adjusted: %d %s", a.Status, a.Raw)
+	}
+}

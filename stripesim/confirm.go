@@ -204,8 +204,7 @@ func (s *Server) settleIntent(c *call, pi object, succeeded bool) {
 	s.change("payment_intent", pi, object{"status": "succeeded", "amount_received": number(pi, "amount")})
 	s.raise(c, "payment_intent.succeeded", pi, nil)
 	for _, session := range sessions {
-		s.invoiceSession(c, session)
-		s.change("checkout.session", session, object{"payment_status": "paid"})
+		s.sessionPaid(c, session)
 		s.raise(c, "checkout.session.async_payment_succeeded", session, nil)
 	}
 	s.settleInvoice(c, pi, true)
@@ -304,11 +303,9 @@ func (s *Server) chargeInvoice(c *call, invoice object, method string) (intent o
 
 // invoiceIntent makes the intent that an invoice is to be paid by.
 func (s *Server) invoiceIntent(c *call, invoice object, amount int64) object {
-	pi := laidOver(s.draftIntent(amount, text(invoice, "currency"), invoice["customer"], object{}), object{
+	return s.makeIntent(c, amount, text(invoice, "currency"), invoice["customer"], object{}, object{
 		"invoice": invoice["id"], "description": invoiceDescription(invoice), "payment_method_types": []any{"card", "us_bank_account"},
 	})
-	s.keepIntent(c, pi)
-	return pi
 }
 
 // invoiceDescription is what Stripe writes on the payment of an invoice.

@@ -53,6 +53,7 @@ func TestCustomersRefuseWhatStripeRefuses(t *testing.T) {
 func TestCustomersChange(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
+	oldest := u.make("/v1/customers", "")
 	o := u.must(http.MethodPost, "/v1/customers", "name=Acme&email=a@example.com&payment_method=pm_card_visa&invoice_settings[default_payment_method]=pm_card_visa&metadata[a]=b&tax_exempt=reverse&preferred_locales[]=de")
 	id, card := at(o, "id"), at(o, "invoice_settings.default_payment_method")
 	if !strings.HasPrefix(card, "pm_") || card == "pm_card_visa" {
@@ -76,7 +77,7 @@ func TestCustomersChange(t *testing.T) {
 	u.must(http.MethodDelete, "/v1/customers/"+id, "")
 	later := u.make("/v1/customers", "email=b@example.com")
 	list := u.must(http.MethodGet, "/v1/customers", "created[gte]=1")
-	wants(t, list, "data.0.id", later, "data.1.id", other, "data.2", "<none>")
+	wants(t, list, "data.0.id", later, "data.1.id", other, "data.2.id", oldest, "data.3", "<none>") // one that is deleted is left out
 	wants(t, u.must(http.MethodGet, "/v1/customers", "email=B@example.com"), "data.0", "<none>")
 	wants(t, u.must(http.MethodGet, "/v1/customers", "email=b@example.com&limit=1&starting_after="+later), "data.0.id", other, "has_more", "false")
 	wants(t, u.must(http.MethodGet, "/v1/payment_methods", "customer="+other), "data.0", "<none>")

@@ -45,6 +45,16 @@ func (s *Server) routePaymentControl() {
 	}
 	s.control("POST /_sim/payment_intents/{id}/authenticate", intent(s.AuthenticatePayment))
 	s.control("POST /_sim/payment_intents/{id}/settle", intent(s.SettlePayment))
+	s.control("POST /_sim/checkout/sessions/{id}/adjust", func(r *http.Request) (any, error) {
+		var q struct {
+			Quantities map[string]int64 `json:"quantities"`
+		}
+		if err := decodeControl(r, &q); err != nil {
+			return nil, err
+		}
+		err := s.AdjustCheckout(r.PathValue("id"), q.Quantities)
+		return s.show("checkout.session", r.PathValue("id")), err
+	})
 }
 
 // Dispute says what a buyer disputes.
@@ -214,6 +224,8 @@ func (s *Server) FailRefund(id, reason string) error {
 		return err
 	case !slices.Contains(refundFailures, reason):
 		return fmt.Errorf("reason %q is unknown; it is one of %s", reason, strings.Join(refundFailures, ", "))
+	case flag(o, "_held"):
+		return fmt.Errorf("refund %s gave back money that was only held: that cannot fail", id)
 	case !unsettled(o) && text(o, "status") != "succeeded":
 		return refundStateError(o, "failed")
 	}

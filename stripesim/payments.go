@@ -95,6 +95,16 @@ func (s *Server) unexpectedState(pi object, message string) *apiError {
 	}
 }
 
+// makeIntent makes an intent, with more members than every intent has.
+func (s *Server) makeIntent(c *call, amount int64, currency string, customer any, metadata object, more ...object) object {
+	pi := s.draftIntent(amount, currency, customer, metadata)
+	for _, members := range more {
+		pi = laidOver(pi, members)
+	}
+	s.keepIntent(c, pi)
+	return pi
+}
+
 func (s *Server) keepIntent(c *call, pi object) {
 	s.store.put("payment_intent", pi)
 	s.raise(c, "payment_intent.created", pi, nil)
@@ -313,8 +323,9 @@ func (s *Server) captureIntent(c *call) (object, *apiError) {
 	s.change("payment_intent", pi, changes)
 	s.raise(c, "payment_intent.succeeded", pi, nil)
 	for _, session := range s.store.shelf("checkout.session").with("payment_intent", text(pi, "id")) {
-		s.change("checkout.session", session, object{"payment_status": "paid"})
+		s.sessionPaid(c, session)
 	}
+	s.settleInvoice(c, pi, true)
 	s.aftermath(charge, actsAs(s.methodOf(pi)))
 	return pi, nil
 }

@@ -1,6 +1,9 @@
 package stripesim
 
-import "testing"
+import (
+	"net/http/httptest"
+	"testing"
+)
 
 // TestAnInvoiceIsCharged pays invoices in every way in which a payment can go.
 func TestAnInvoiceIsCharged(t *testing.T) {
@@ -32,7 +35,6 @@ func TestAnInvoiceIsCharged(t *testing.T) {
 			customer := laidOver(s.newCustomer(), tc.customer)
 			s.store.put("customer", customer)
 			invoice := object{"id": "in_1", "object": "invoice", "customer": customer["id"], "currency": "usd", "amount_remaining": tc.remaining, "billing_reason": "subscription_cycle"}
-			s.store.put("invoice", invoice)
 			pi, paid := s.chargeInvoice(nil, invoice, tc.method)
 			if paid != tc.paid || text(pi, "status") != tc.status {
 				t.Fatalf("paid is %t and the intent %v, want %t and %q", paid, pi, tc.paid, tc.status)
@@ -61,7 +63,7 @@ func TestALateInvoiceIsTold(t *testing.T) {
 	invoice := object{"id": "in_1", "object": "invoice", "customer": nil, "currency": "usd", "amount_due": int64(900), "amount_remaining": int64(900), "status_transitions": object{}}
 	s.store.put("invoice", invoice)
 	first, paid := s.chargeInvoice(nil, invoice, "pm_usBankAccount_insufficientFunds")
-	s.change("invoice", invoice, object{"payment_intent": first["id"]})
+	invoice["payment_intent"] = first["id"]
 	if again, _ := s.chargeInvoice(nil, invoice, "pm_card_visa"); paid || text(again, "id") != text(first, "id") || text(again, "status") != "processing" {
 		t.Fatalf("a debit under way is paid over: %v", again)
 	}
@@ -79,5 +81,37 @@ func TestALateInvoiceIsTold(t *testing.T) {
 	}
 	if again, paid := s.chargeInvoice(nil, invoice, ""); !paid || again != nil {
 		t.Errorf("a paid invoice is charged again: %v", again)
+	}
+}
+
+// TestCustomersOfATestClock are made at its time, and are in the list of their clock only.
+func TestCustomersOfATestClock(t *testing.T) {
+	t.Parallel()
+	s := New(t)
+	s.mu.Lock()
+	s.store.put("test_helpers.test_clock", object{"id": "clock_1", "object": "test_helpers.test_clock", "frozen_time": int64(1000)})
+	s.mu.Unlock()
+	ask := func(method, path, form string) object {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), method, path+"?"+form, nil)
+		r.Header.Set("Authorization", "Bearer "+s.Key)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		var o object
+		if err := decodeExact(w.Body.Bytes(), &o); err != nil || w.Code != 200 {
+			t.Fatalf("%s %s %s is answered %d %s", method, path, form, w.Code, w.Body)
+		}
+		return o
+	}
+	clocked := ask("POST", "/v1/customers", "test_clock=clock_1")
+	if number(clocked, "created") != 1000 {
+		t.Errorf("the customer is of %d", number(clocked, "created"))
+	}
+	plain := ask("POST", "/v1/customers", "")
+	for form, want := range map[string]object{"": plain, "test_clock=clock_1": clocked} {
+		list, _ := ask("GET", "/v1/customers", form)["data"].([]any)
+		if len(list) != 1 || text(list[0].(object), "id") != text(want, "id") {
+			t.Errorf("the list %q is %v", form, list)
+		}
 	}
 }

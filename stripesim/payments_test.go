@@ -249,6 +249,10 @@ func TestCaptureTakesAllOrPart(t *testing.T) {
 	wants(t, dropped, "status", "canceled", "cancellation_reason", "abandoned", "amount_capturable", "0")
 	wants(t, u.must(http.MethodGet, "/v1/charges/"+at(dropped, "latest_charge"), ""), "refunded", "true", "captured", "false", "amount_refunded", "1000")
 
+	if err := u.FailRefund(at(u.must(http.MethodGet, "/v1/refunds", "payment_intent="+at(dropped, "id")), "data.0.id"), ""); err == nil {
+		t.Error("the release of money that was only held fails")
+	}
+
 	forgotten := held()
 	u.Advance(7*24*time.Hour - time.Minute)
 	wants(t, u.must(http.MethodGet, "/v1/payment_intents/"+forgotten, ""), "status", "requires_capture")

@@ -203,7 +203,7 @@ func (s *Server) keepRefund(charge object, amount int64, reason any, metadata ob
 	o := object{
 		"id": s.newID(prefix), "object": "refund", "created": s.now(), "amount": amount, "currency": charge["currency"], "charge": charge["id"],
 		"payment_intent": charge["payment_intent"], "metadata": metadata, "reason": reason, "status": status, "balance_transaction": nil,
-		"destination_details": destination, "receipt_number": nil, "source_transfer_reversal": nil, "transfer_reversal": nil,
+		"destination_details": destination, "receipt_number": nil, "source_transfer_reversal": nil, "transfer_reversal": nil, "_held": held,
 	}
 	if !held && status != "requires_action" {
 		o["balance_transaction"] = s.moveRefund(o, test.bank(), false)["id"]

@@ -2,7 +2,9 @@ package stripesim
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -209,14 +211,8 @@ func (s *Server) adoptBuyer(c *call, o object) any {
 	if text(o, "customer") != "" || text(o, "customer_creation") != "always" {
 		return o["customer"]
 	}
-	customer := s.newCustomer()
-	for name, v := range s.buyer(o) {
-		if name != "tax_ids" && name != "tax_exempt" {
-			customer[name] = v
-		}
-	}
-	s.store.put("customer", customer)
-	s.raise(c, "customer.created", customer, nil)
+	buyer := s.buyer(o)
+	customer := s.makeCustomer(c, params{object{"address": buyer["address"], "email": buyer["email"], "name": buyer["name"], "phone": buyer["phone"]}})
 	s.change("checkout.session", o, object{"customer": customer["id"]})
 	return customer["id"]
 }
@@ -228,6 +224,60 @@ func (s *Server) payBy(c *call, pi object, test string) {
 	s.keepMethod(pm)
 	s.change("payment_intent", pi, object{"payment_method": pm["id"]})
 	_ = s.collect(c, pi, pm)
+}
+
+// AdjustCheckout plays a buyer who changes the quantities of an open session's line
+// items, by their ids. It takes items with an adjustable_quantity only, within its bounds
+// (0 to 99 where none are set, as at Stripe); a quantity of 0 takes the item out.
+func (s *Server) AdjustCheckout(session string, quantities map[string]int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.happen()
+	o, err := s.find("checkout.session", session, "session")
+	if err != nil {
+		return err
+	}
+	if text(o, "status") != "open" || text(o, "payment_intent") != "" {
+		return fmt.Errorf("session %s is %s, or its buyer has begun to pay: its quantities stand", session, text(o, "status"))
+	}
+	items, _ := o["_line_items"].([]any)
+	quantities = maps.Clone(quantities)
+	left, total := []any{}, int64(0)
+	for _, raw := range items {
+		item := raw.(object)
+		quantity, changed := quantities[text(item, "id")]
+		if changed {
+			adjust := params{child(item, "_adjustable")}
+			least, most := adjust.number("minimum"), int64(99)
+			if adjust.has("maximum") {
+				most = adjust.number("maximum")
+			}
+			if !flag(adjust.values, "enabled") || quantity < least || quantity > most {
+				return fmt.Errorf("line item %s does not take a quantity of %d: adjustable_quantity is %v", text(item, "id"), quantity, adjust.values)
+			}
+			amount := s.priceAmount(child(item, "price"), big.NewRat(quantity, 1))
+			item = laidOver(item, object{"quantity": quantity, "amount_subtotal": amount, "amount_total": amount})
+		}
+		if number(item, "quantity") > 0 {
+			left = append(left, item)
+		}
+		total += number(item, "amount_total")
+		delete(quantities, text(item, "id"))
+	}
+	switch {
+	case len(quantities) > 0:
+		return fmt.Errorf("session %s has no such line item: %v", session, slices.Sorted(maps.Keys(quantities)))
+	case len(left) == 0:
+		return fmt.Errorf("session %s would have no line item left", session)
+	}
+	s.change("checkout.session", o, object{"_line_items": left, "amount_subtotal": total, "amount_total": total})
+	return nil
+}
+
+// sessionPaid notes that a session's money has come after all.
+func (s *Server) sessionPaid(c *call, o object) {
+	s.invoiceSession(c, o)
+	s.change("checkout.session", o, object{"payment_status": "paid"})
 }
 
 // recoverSession gives an expired session the address of its successor, where it
