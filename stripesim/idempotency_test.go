@@ -62,9 +62,13 @@ func TestWhatNeverBeganIsNotRemembered(t *testing.T) {
 		}
 	}
 	for name, refuse := range map[string]func(k string) (reply, int){
-		"validation":    func(k string) (reply, int) { return u.call("POST", "/v1/customers", "colour=red", key(k)...), 400 },
-		"401":           func(k string) (reply, int) { return u.call("POST", "/v1/customers", "", "Authorization", "Bearer no", "Idempotency-Key", k), 401 },
-		"version":       func(k string) (reply, int) { return u.call("POST", "/v1/customers", "", "Stripe-Version", "2020-08-27", "Idempotency-Key", k), 400 },
+		"validation": func(k string) (reply, int) { return u.call("POST", "/v1/customers", "colour=red", key(k)...), 400 },
+		"401": func(k string) (reply, int) {
+			return u.call("POST", "/v1/customers", "", "Authorization", "Bearer no", "Idempotency-Key", k), 401
+		},
+		"version": func(k string) (reply, int) {
+			return u.call("POST", "/v1/customers", "", "Stripe-Version", "2020-08-27", "Idempotency-Key", k), 400
+		},
 		"expand":        func(k string) (reply, int) { return u.call("POST", "/v1/customers", "expand[]=x", key(k)...), 400 },
 		"nothing there": func(k string) (reply, int) { return u.call("POST", "/v1/customers/cus_nobody", "", key(k)...), 404 },
 	} {
@@ -120,7 +124,7 @@ func TestAStoredFailureIsReplayed(t *testing.T) {
 func TestAKeyInFlightIsAConflict(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
-	if err := u.AddFaults(&stripesim.Fault{Fault: "slow", DelayMS: 300, Times: 1}); err != nil {
+	if err := u.AddFaults(&stripesim.Fault{Fault: "slow", DelayMS: 1500, Times: 1}); err != nil {
 		t.Fatal(err)
 	}
 	var first reply
@@ -129,7 +133,7 @@ func TestAKeyInFlightIsAConflict(t *testing.T) {
 	for u.State().Requests == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(150 * time.Millisecond) // until it holds its key
 	u.refused(u.call("POST", "/v1/customers", "name=a", key("k")...), 409, invalidRequest, "idempotency_key_in_use", "")
 	u.refused(u.call("POST", "/v1/customers", "name=b", key("k")...), 400, "idempotency_error", "", "")
 	wait.Wait()

@@ -49,7 +49,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 		"endpoint-concurrency": {EndpointConcurrentRequests: 2},
 	} {
 		u := newUser(t, stripesim.Options{Switches: switches})
-		if err := u.AddFaults(&stripesim.Fault{Fault: "slow", Times: 2, DelayMS: 400}); err != nil {
+		if err := u.AddFaults(&stripesim.Fault{Fault: "slow", Times: 2, DelayMS: 1500}); err != nil {
 			t.Fatal(err)
 		}
 		var slow sync.WaitGroup
@@ -59,7 +59,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 		for u.State().Requests < 2 {
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(30 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond) // until both are under way
 		a := u.call("POST", "/v1/customers", "", key("k")...)
 		u.refused(a, 429, invalidRequest, "rate_limit", "")
 		if got := a.Header.Get("Stripe-Rate-Limited-Reason"); got != reason {
