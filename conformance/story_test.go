@@ -118,6 +118,7 @@ func (s *story) play() {
 	s.payments(customer, session)
 	s.metering(customer)
 	s.endpoints()
+	s.protocol()
 	s.lists(customer)
 }
 
