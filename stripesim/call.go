@@ -118,7 +118,6 @@ func (s *Server) execute(c *call, sp spec, e endpoint, values url.Values, keyed 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.store.begin()
 	s.happen()
 	a, stored := s.run(c, e, err)
 	if keyed {
@@ -168,6 +167,11 @@ func (s *Server) authenticate(r *http.Request) *apiError {
 	case s.apiKey != "" && key != s.apiKey, s.apiKey == "" && !strings.HasPrefix(key, "sk_test_") && !strings.HasPrefix(key, "rk_test_"):
 		return unauthorized("Invalid API Key provided: " + key[:min(8, len(key))] + "****")
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expiredKeys[key] {
+		return expiredKey(key)
+	}
 	return nil
 }
 
@@ -180,6 +184,8 @@ func (s *Server) replay(e entry) error {
 		return s.restoreKey(e)
 	case "delivery":
 		return s.restoreDelivery(e)
+	case "expired_key":
+		s.expiredKeys[e.ID] = true
 	case "webhooks":
 		return json.Unmarshal(e.Raw, &s.webhooks.rules)
 	case "faults":

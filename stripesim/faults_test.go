@@ -65,7 +65,7 @@ func TestEachFault(t *testing.T) {
 		{stripesim.Fault{Fault: "conflict_409"}, 409, false, "idempotency_key_in_use"},
 		{stripesim.Fault{Fault: "key_mismatch_400"}, 400, false, ""},
 		{stripesim.Fault{Fault: "identifier_exists_400"}, 400, false, ""},
-		{stripesim.Fault{Fault: "unauthorized_401"}, 401, false, ""},
+		{stripesim.Fault{Fault: "unauthorized_401"}, 401, false, "api_key_expired"},
 		{stripesim.Fault{Fault: "forbidden_403"}, 403, false, ""},
 		{stripesim.Fault{Fault: "redirect_302"}, 302, false, ""},
 		{stripesim.Fault{Fault: "malformed_json"}, 200, true, ""},

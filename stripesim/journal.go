@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 )
 
 // journalName is the file in Options.Dir.
@@ -31,7 +32,7 @@ type entry struct {
 }
 
 // overwriting are the types of which only the last entry of each id counts.
-var overwriting = []string{"key", "switches", "webhooks", "faults", "delivery"}
+var overwriting = []string{"key", "switches", "webhooks", "faults", "delivery", "expired_key"}
 
 // decodeEntry keeps numbers as they are written: ids and amounts would suffer as floats.
 func decodeEntry(line []byte) (entry, error) {
@@ -225,6 +226,9 @@ func (s *store) hold(e entry) {
 	}
 	switch e.Type {
 	case "put":
+		if s.places == nil {
+			s.places = map[string]int{}
+		}
 		s.places[key] = len(s.held)
 	case "del":
 		delete(s.places, key)
@@ -232,11 +236,30 @@ func (s *store) hold(e entry) {
 	s.held = append(s.held, e)
 }
 
-// begin lets all entries up to commit stand or fall together: a process that is
-// killed leaves a call whole or not at all, its idempotency key included.
+// guard is the server's lock. What is changed under it stands or falls together: a
+// process that is killed leaves a call whole or not at all, its idempotency key
+// included.
+type guard struct {
+	mu    sync.Mutex
+	store *store
+}
+
+// Lock is sync.Locker.
+func (g *guard) Lock() {
+	g.mu.Lock()
+	g.store.begin()
+}
+
+// Unlock is sync.Locker.
+func (g *guard) Unlock() {
+	g.store.commit()
+	g.mu.Unlock()
+}
+
+// begin holds all entries back until commit.
 func (s *store) begin() {
 	if s.journal != nil {
-		s.holding, s.held, s.places = true, s.held[:0], map[string]int{}
+		s.holding = true
 	}
 }
 
@@ -251,7 +274,7 @@ func (s *store) commit() bool {
 		s.write(entry{Type: "all", All: s.held})
 	}
 	clear(s.held)
-	s.held = s.held[:0]
+	s.held, s.places = s.held[:0], nil
 	return s.err == nil
 }
 

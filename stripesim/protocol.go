@@ -134,3 +134,17 @@ func (s *Server) checkMetadata(c *call) *apiError {
 	}
 	return nil
 }
+
+// ExpireKey lets an API key be refused from now on, as after a roll of keys.
+func (s *Server) ExpireKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expiredKeys[key] = true
+	s.store.log(entry{Type: "expired_key", ID: key})
+}
+
+func expiredKey(key string) *apiError {
+	e := unauthorized("Expired API Key provided: " + key[:min(8, len(key))] + "****")
+	e.code = "api_key_expired"
+	return e
+}

@@ -246,3 +246,19 @@ func TestListsTakeStripesCursors(t *testing.T) {
 		}
 	}
 }
+
+// TestAnExpiredKeyIsRefused and another one is not.
+func TestAnExpiredKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	u := keep(t)
+	u.must("GET", "/v1/customers", "")
+	if a := u.call("POST", "/_sim/api_keys/expire", "{}"); a.Status != 400 {
+		t.Errorf("no key at all is answered %d", a.Status)
+	}
+	u.must("POST", "/_sim/api_keys/expire", `{"key": "sk_test_1"}`)
+	for range 2 {
+		u.refused(u.call("GET", "/v1/customers", ""), 401, invalidRequest, "api_key_expired", "")
+		u.must("GET", "/v1/customers", "", "Authorization", "Bearer sk_test_2")
+		u.restart()
+	}
+}

@@ -61,7 +61,7 @@ type Server struct {
 
 	observer func(Request)
 
-	mu          sync.Mutex // guards everything below
+	mu          guard // of everything below
 	store       *store
 	random      *mathrand.Rand
 	switches    Switches
@@ -70,7 +70,8 @@ type Server struct {
 	meters      meterBook
 	webhooks    webhookControl
 	traffic     traffic
-	inFlight    map[string]int // meter events under way per customer and meter
+	expiredKeys map[string]bool // API keys that were good once
+	inFlight    map[string]int  // meter events under way per customer and meter
 	requests    int64
 	log         []Request // the last ones
 	agenda      agenda
@@ -102,6 +103,8 @@ func NewServer(o Options) (*Server, error) {
 		s.clock = &ownClock{}
 	}
 	s.store, s.traffic, s.webhooks = &store{kinds: map[string]*shelf{}}, newTraffic(), newWebhookControl()
+	s.expiredKeys = map[string]bool{}
+	s.mu.store = s.store
 	if err := s.store.open(o.Dir, s.replay); err != nil {
 		return nil, err
 	}
@@ -131,10 +134,8 @@ func (s *Server) Now() time.Time { return s.clock.Now() }
 func (s *Server) Advance(d time.Duration) {
 	s.mu.Lock()
 	s.clock.Advance(d)
-	s.store.begin()
 	s.store.log(entry{Type: "clock", Seconds: d.Seconds()})
 	s.happen()
-	s.store.commit()
 	s.mu.Unlock()
 	s.nudge()
 }

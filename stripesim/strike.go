@@ -42,7 +42,7 @@ var answeredInstead = map[string]struct {
 		}
 		return invalid("identifier", "", "An event already exists with identifier %s.", c.form.Get("identifier")).noRetry()
 	}},
-	"unauthorized_401": {false, func(*Fault, *call) *apiError { return unauthorized("Expired API Key provided: sk_test_****") }},
+	"unauthorized_401": {false, func(*Fault, *call) *apiError { return expiredKey("sk_test_") }},
 	"forbidden_403": {false, func(*Fault, *call) *apiError {
 		return &apiError{
 			status: http.StatusForbidden, typ: "invalid_request_error",

@@ -253,6 +253,19 @@ func (s *Server) routeFaultControl() {
 		s.ClearFaults()
 		return list(), nil
 	})
+	s.control("POST /_sim/api_keys/expire", func(r *http.Request) (any, error) {
+		var q struct {
+			Key string `json:"key"`
+		}
+		if err := decodeControl(r, &q); err != nil {
+			return nil, err
+		}
+		if q.Key == "" {
+			return nil, errors.New("key is missing: it is the API key that is refused from now on")
+		}
+		s.ExpireKey(q.Key)
+		return object{"expired": q.Key}, nil
+	})
 	s.control("GET /_sim/switches", func(*http.Request) (any, error) { return s.State().Switches, nil })
 	s.control("POST /_sim/switches", func(r *http.Request) (any, error) {
 		changed := s.State().Switches
