@@ -117,7 +117,9 @@ func (s *story) play() {
 	session := s.checkout(customer, price)
 	s.payments(customer, session)
 	s.metering(customer)
+	s.meters(customer)
 	s.endpoints()
+	s.money()
 	s.protocol()
 	s.lists(customer)
 }
@@ -401,6 +403,7 @@ func TestEveryAnswerIsAsStripesDocumentSays(t *testing.T) {
 	for _, object := range []string{
 		"customer", "product", "price", "checkout.session", "item", "payment_intent", "charge", "refund", "billing.meter", "billing.meter_event",
 		"billing.meter_event_adjustment", "billing.meter_event_summary", "event", "webhook_endpoint", "list",
+		"payment_method", "dispute", "balance_transaction", "balance",
 	} {
 		if seen[object] == 0 {
 			t.Errorf("no %s was answered: the story does not show all that the simulator can do", object)
@@ -486,6 +489,8 @@ func goType(name string) any {
 		"billing.meter_event_adjustment": func() any { return new(stripe.BillingMeterEventAdjustment) },
 		"billing.meter_event_summary":    func() any { return new(stripe.BillingMeterEventSummary) },
 		"event":                          func() any { return new(stripe.Event) }, "webhook_endpoint": func() any { return new(stripe.WebhookEndpoint) },
+		"payment_method": func() any { return new(stripe.PaymentMethod) }, "dispute": func() any { return new(stripe.Dispute) },
+		"balance_transaction": func() any { return new(stripe.BalanceTransaction) }, "balance": func() any { return new(stripe.Balance) },
 	}
 	if types[name] == nil {
 		return nil

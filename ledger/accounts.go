@@ -71,13 +71,14 @@ const sqlPutCustomers = `
 	WHERE c.part = excluded.part AND c.account = excluded.account`
 
 func putCustomers(ctx context.Context, tx *sqlx.Tx, ref Ref, customers []string) error {
-	if _, err := tx.ExecContext(ctx, sqlDropCustomers, ref.Part, ref.Account, pq.StringArray(customers)); err != nil {
+	kept := append(pq.StringArray{}, customers...) // none is an empty array: NULL would drop nobody
+	if _, err := tx.ExecContext(ctx, sqlDropCustomers, ref.Part, ref.Account, kept); err != nil {
 		return fmt.Errorf("take Stripe customers from %s: %w", ref.Account, err)
 	}
 	if len(customers) == 0 {
 		return nil
 	}
-	result, err := tx.ExecContext(ctx, sqlPutCustomers, ref.Part, ref.Account, pq.StringArray(customers))
+	result, err := tx.ExecContext(ctx, sqlPutCustomers, ref.Part, ref.Account, kept)
 	if err != nil {
 		return fmt.Errorf("give Stripe customers to %s: %w", ref.Account, err)
 	}

@@ -279,9 +279,16 @@ func TestPutAccount(t *testing.T) {
 	if !errors.Is(err, ledger.ErrOverdraftInUse) {
 		t.Errorf("an overdraft below what is overdrawn: %v, want overdraft_in_use", err)
 	}
-	err = db.Read(t.Context(), func(tx *sqlx.Tx) error {
-		got, err := ledger.ReadAccount(t.Context(), tx, a)
-		if want := "cus_2 cus_3"; strings.Join(got.Customers, " ") != want {
+	wantCustomers(t, db, a, "cus_2 cus_3")
+	put(t, db, ledger.Account{Ref: a, Overdraft: 10})
+	wantCustomers(t, db, a, "")
+}
+
+func wantCustomers(t *testing.T, db *pg.DB, ref ledger.Ref, want string) {
+	t.Helper()
+	err := db.Read(t.Context(), func(tx *sqlx.Tx) error {
+		got, err := ledger.ReadAccount(t.Context(), tx, ref)
+		if strings.Join(got.Customers, " ") != want {
 			t.Errorf("customers are %q, want %q", got.Customers, want)
 		}
 		return err

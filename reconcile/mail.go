@@ -46,6 +46,7 @@ type line struct {
 	Deadline string
 	What     string // the repair, in words
 	Link     string
+	Other    string // whose the other value is
 	Stripe   string // address of the object in Stripe's dashboard
 	Color    string
 }
@@ -97,14 +98,17 @@ func (r *Reconciler) link(path string) string {
 
 func (r *Reconciler) line(f Finding) line {
 	l := line{
-		Finding: f, Money: f.MoneyText(), When: f.HappenedAt.UTC().Format("2 Jan 2006, 15:04 UTC"), Link: r.link("/v1/findings/" + f.ID), Color: colors[f.Severity],
+		Finding: f, Money: f.MoneyText(), When: f.HappenedAt.UTC().Format("2 Jan 2006, 15:04 UTC"), Link: r.link("/v1/findings/" + f.ID), Color: colors[f.Severity], Other: "Stripe's",
 		What: "No repair is known; somebody has to look at it.",
+	}
+	if strings.HasPrefix(f.Check, "ledger.") {
+		l.Other = "Journal's"
 	}
 	if f.Deadline != nil {
 		l.Deadline = f.Deadline.UTC().Format("2 Jan 2006, 15:04 UTC")
 	}
 	if f.Repair != "" {
-		l.What = "Repair " + strings.TrimPrefix(f.plan(), "would ") + ": tallystick findings repair " + f.ID
+		l.What = "Repair: " + strings.TrimPrefix(f.plan(), "would ") + ": tallystick findings repair " + f.ID
 	}
 	if id, ok := strings.CutPrefix(f.Subject, "payment/pi_"); ok {
 		l.Stripe = "https://dashboard.stripe.com/payments/pi_" + id

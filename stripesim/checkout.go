@@ -4,9 +4,14 @@ var checkoutParams = spec{
 	"mode": "string", "customer": "string", "customer_email": "string", "client_reference_id": "string", "metadata": "map", "success_url": "string",
 	"cancel_url": "string", "expires_at": "int", "ui_mode": "string", "return_url": "string", "customer_creation": "string", "locale": "string",
 	"allow_promotion_codes": "bool", "payment_method_types": listOf{"string"}, "submit_type": "string", "currency": "string",
-	"payment_intent_data": spec{"metadata": "map", "description": "string", "receipt_email": "string", "capture_method": "string", "setup_future_usage": "string"},
+	"payment_intent_data": spec{
+		"metadata": "map", "description": "string", "receipt_email": "string", "capture_method": "string", "setup_future_usage": "string", "shipping": shippingParams,
+		"statement_descriptor": "string", "statement_descriptor_suffix": "string", "transfer_group": "string",
+	},
+	"after_expiration": spec{"recovery": spec{"enabled": "bool", "allow_promotion_codes": "bool"}}, "redirect_on_completion": "string",
+	"billing_address_collection": "string", "phone_number_collection": spec{"enabled": "bool"}, "payment_method_collection": "string",
 	"line_items": listOf{spec{
-		"price": "string", "quantity": "int",
+		"price": "string", "quantity": "int", "adjustable_quantity": spec{"enabled": "bool", "minimum": "int", "maximum": "int"},
 		"price_data": spec{
 			"currency": "string", "product": "string", "unit_amount": "int", "unit_amount_decimal": "string", "tax_behavior": "string",
 			"recurring": recurringParams, "product_data": spec{"name": "string", "metadata": "map", "description": "string", "images": listOf{"string"}},
@@ -39,13 +44,19 @@ func (s *Server) routeCheckout() {
 		items, _ := o["_line_items"].([]any)
 		return page(c, c.r.URL.Path, "item", items)
 	})
-	filters := spec{"payment_intent": "string", "customer": "string", "status": "string", "created": createdSpec, "subscription": "string"}
+	filters := spec{
+		"payment_intent": "string", "customer": "string", "status": "string", "created": createdSpec, "subscription": "string", "payment_link": "string",
+		"customer_details": spec{"email": "string"},
+	}
 	s.handle("GET /v1/checkout/sessions", listSpec(filters), func(c *call) (object, *apiError) {
 		return s.list(c, "checkout.session", func(o object) bool {
-			for _, name := range []string{"payment_intent", "customer", "status"} {
+			for _, name := range []string{"payment_intent", "customer", "status", "subscription", "payment_link"} {
 				if c.has(name) && text(o, name) != c.text(name) {
 					return false
 				}
+			}
+			if buyer := c.child("customer_details"); buyer.has("email") && text(child(o, "customer_details"), "email") != buyer.text("email") {
+				return false
 			}
 			return inRange(c, number(o, "created"))
 		})
@@ -59,10 +70,8 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 		}
 		return nil, invalid("mode", "", "Invalid mode: this simulator takes payment only, not %s", mode)
 	}
-	if customer := c.text("customer"); customer != "" {
-		if o := s.store.get("customer", customer); o == nil || flag(o, "deleted") {
-			return nil, missing("customer", customer, "customer")
-		}
+	if err := s.checkSession(c); err != nil {
+		return nil, err
 	}
 	items, total, currency, err := s.lineItems(c)
 	if err != nil {
@@ -84,40 +93,30 @@ func (s *Server) makeSession(c *call) (object, *apiError) {
 		"total_details": object{"amount_discount": int64(0), "amount_shipping": int64(0), "amount_tax": int64(0)}, "ui_mode": "hosted",
 		"saved_payment_method_options": nil, "_line_items": items, "_intent_metadata": object{},
 	}
-	if c.has("expires_at") {
-		o["expires_at"] = c.number("expires_at")
-	}
-	if data := c.child("payment_intent_data"); data.values != nil {
-		o["_intent_metadata"] = data.metadata()
-	}
+	s.detailSession(c, o)
 	s.setAlarm("checkout.session", o, number(o, "expires_at"))
 	s.store.put("checkout.session", o)
 	return o, nil
 }
 
-// lineItems makes the items of a session and their sum.
+// lineItems makes the items of a session and their sum. All are checked before a
+// price is made for the first.
 func (s *Server) lineItems(c *call) (items []any, total int64, currency string, err *apiError) {
 	if len(c.list("line_items")) == 0 {
 		return nil, 0, "", invalid("line_items", "parameter_missing", "Missing required param: line_items.")
 	}
+	if currency, err = s.checkItems(c); err != nil {
+		return nil, 0, "", err
+	}
 	for _, raw := range c.list("line_items") {
 		p := params{raw.(object)}
-		price, err := s.itemPrice(c, p)
-		if err != nil {
-			return nil, 0, "", err
+		price := s.store.get("price", p.text("price"))
+		if data := p.child("price_data"); data.values != nil {
+			if price, err = s.makePrice(c, data); err != nil {
+				return nil, 0, "", err
+			}
 		}
-		quantity := int64(1)
-		if p.has("quantity") {
-			quantity = p.number("quantity")
-		}
-		if quantity < 1 {
-			return nil, 0, "", invalid("line_items[0][quantity]", "parameter_invalid_integer", "This value must be greater than or equal to 1.")
-		}
-		if currency != "" && currency != text(price, "currency") {
-			return nil, 0, "", invalid("line_items", "", "All line items must have the same currency.")
-		}
-		currency = text(price, "currency")
-		amount := number(price, "unit_amount") * quantity
+		quantity, amount := itemQuantity(p), itemAmount(price, itemQuantity(p))
 		total += amount
 		items = append(items, object{
 			"id": s.newID("li"), "object": "item", "amount_discount": int64(0), "amount_subtotal": amount, "amount_tax": int64(0), "amount_total": amount,
@@ -127,23 +126,13 @@ func (s *Server) lineItems(c *call) (items []any, total int64, currency string, 
 	return items, total, currency, nil
 }
 
-func (s *Server) itemPrice(c *call, p params) (object, *apiError) {
-	if data := p.child("price_data"); data.values != nil {
-		return s.makePrice(c, data)
-	}
-	price, err := s.find("price", p.text("price"), "line_items[0][price]")
-	if err == nil && !flag(price, "active") {
-		err = invalid("line_items[0][price]", "", "The price specified is inactive. This field only accepts active prices.")
-	}
-	if err == nil && text(price, "type") == "recurring" {
-		err = invalid("line_items[0][price]", "", "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.")
-	}
-	return price, err
-}
-
 func (s *Server) expireSession(c *call, o object) {
 	s.setAlarm("checkout.session", o, 0)
+	s.recoverSession(o)
 	s.change("checkout.session", o, object{"status": "expired", "url": nil})
+	if pi := s.store.get("payment_intent", text(o, "payment_intent")); pi != nil && text(pi, "status") == "requires_payment_method" {
+		s.endIntent(c, pi, "automatic")
+	}
 	s.raise(c, "checkout.session.expired", o, nil)
 }
 
@@ -179,20 +168,24 @@ func (s *Server) pay(c *call, o object, outcome string) *apiError {
 		return invalid("outcome", "", "outcome must be paid, unpaid, async_succeeded, async_failed, card_declined or expired")
 	}
 	if number(o, "amount_total") == 0 {
+		s.adoptBuyer(c, o)
 		s.complete(c, o, "no_payment_required")
 		return nil
 	}
 	pi := s.sessionIntent(c, o)
 	switch outcome {
 	case "card_declined":
-		_ = s.decline(c, pi) // the customer's failure, which the caller asked for
-		return nil
+		s.payBy(c, pi, "pm_card_chargeDeclined")
 	case "unpaid":
-		s.change("payment_intent", pi, object{"status": "processing", "payment_method_types": []any{"us_bank_account"}})
-		s.raise(c, "payment_intent.processing", pi, nil)
+		s.change("payment_intent", pi, object{"payment_method_types": []any{"us_bank_account"}})
+		s.payBy(c, pi, "pm_usBankAccount_processing") // the caller says how it ends
 		s.complete(c, o, "unpaid")
 	default:
-		s.succeed(c, pi)
+		s.payBy(c, pi, "pm_card_visa")
+		if text(pi, "status") == "requires_capture" {
+			s.complete(c, o, "unpaid") // until it is captured
+			return nil
+		}
 		s.complete(c, o, "paid")
 	}
 	return nil
@@ -207,7 +200,9 @@ func (s *Server) sessionIntent(c *call, o object) object {
 	for k, v := range child(o, "_intent_metadata") {
 		metadata[k] = v // the session's own metadata is not inherited
 	}
-	pi := s.makeIntent(c, number(o, "amount_total"), text(o, "currency"), o["customer"], metadata)
+	pi := laidOver(s.draftIntent(number(o, "amount_total"), text(o, "currency"), s.adoptBuyer(c, o), metadata), child(o, "_intent"))
+	pi["payment_method_types"] = o["payment_method_types"]
+	s.keepIntent(c, pi)
 	s.change("checkout.session", o, object{"payment_intent": pi["id"]})
 	return pi
 }
@@ -215,8 +210,7 @@ func (s *Server) sessionIntent(c *call, o object) object {
 func (s *Server) complete(c *call, o object, paymentStatus string) {
 	s.setAlarm("checkout.session", o, 0)
 	s.change("checkout.session", o, object{
-		"status": "complete", "payment_status": paymentStatus, "url": nil,
-		"customer_details": object{"address": nil, "email": "buyer@example.com", "name": nil, "phone": nil, "tax_exempt": "none", "tax_ids": []any{}},
+		"status": "complete", "payment_status": paymentStatus, "url": nil, "customer_details": s.buyer(o),
 	})
 	s.raise(c, "checkout.session.completed", o, nil)
 }
@@ -227,14 +221,9 @@ func (s *Server) settle(c *call, o object, succeeded bool) *apiError {
 		return invalid("", "", "Only a session that is complete and unpaid settles later; this one is %s and %s", text(o, "status"), text(o, "payment_status"))
 	}
 	pi := s.store.get("payment_intent", text(o, "payment_intent"))
-	if !succeeded {
-		s.change("payment_intent", pi, object{"status": "requires_payment_method"})
-		s.raise(c, "payment_intent.payment_failed", pi, nil)
-		s.raise(c, "checkout.session.async_payment_failed", o, nil)
-		return nil
+	if text(pi, "status") != "processing" {
+		return invalid("", "", "Only a payment that is processing settles; that of the session has a status of %s", text(pi, "status"))
 	}
-	s.succeed(c, pi)
-	s.change("checkout.session", o, object{"payment_status": "paid"})
-	s.raise(c, "checkout.session.async_payment_succeeded", o, nil)
+	s.settleIntent(c, pi, succeeded)
 	return nil
 }

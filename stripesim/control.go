@@ -105,7 +105,13 @@ func (s *Server) routeControl() {
 		return s.show("checkout.session", r.PathValue("id")), nil
 	})
 	s.control("POST /_sim/refunds/{id}/fail", func(r *http.Request) (any, error) {
-		err := s.EndRefund(r.PathValue("id"), "failed")
+		var q struct {
+			Reason string `json:"reason"`
+		}
+		if err := decodeControl(r, &q); err != nil {
+			return nil, err
+		}
+		err := s.FailRefund(r.PathValue("id"), q.Reason)
 		return s.show("refund", r.PathValue("id")), err
 	})
 	s.control("POST /_sim/refunds/{id}/succeed", func(r *http.Request) (any, error) {
@@ -121,23 +127,6 @@ func (s *Server) show(kind, id string) object {
 	if o := s.store.get(kind, id); o != nil {
 		return s.view(o, nil)
 	}
-	return nil
-}
-
-// EndRefund settles a pending refund (succeeded) or lets one fail, even later.
-func (s *Server) EndRefund(id, status string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o, err := s.find("refund", id, "id")
-	if err != nil {
-		return err
-	}
-	if status == "succeeded" {
-		previous := s.change("refund", o, object{"status": status})
-		s.raise(nil, "charge.refund.updated", o, previous)
-		return nil
-	}
-	s.endRefund(nil, o, status, "expired_or_canceled_card")
 	return nil
 }
 
@@ -161,11 +150,13 @@ type MeterTotal struct {
 	Total     string `json:"total"`
 }
 
-// MeterCounts counts meter events: those answered with 200, and those of them
-// that never enter a total.
+// MeterCounts counts meter events: those answered with 200, and of them those that
+// count in no total because they were lost or found invalid, those that were
+// cancelled, and those that are not in a total yet.
 type MeterCounts struct {
 	Accepted int64 `json:"accepted"`
 	Lost     int64 `json:"lost"`
+	Canceled int64 `json:"canceled"`
 	Lagging  int   `json:"lagging"`
 }
 
@@ -173,23 +164,23 @@ type MeterCounts struct {
 func (s *Server) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.meters.settle(s.clock.Now())
+	s.happen()
 	st := State{
-		Now: s.now(), Requests: s.requests, Counts: map[string]int{}, Meters: []MeterTotal{}, MeterErrors: slices.Clone(s.meters.errors),
-		MeterEvents: MeterCounts{Accepted: s.meters.accepted, Lost: s.meters.lost, Lagging: len(s.meters.lagging)},
+		Now: s.now(), Requests: s.requests, Counts: map[string]int{}, Meters: []MeterTotal{}, MeterErrors: s.reports(),
+		MeterEvents: MeterCounts{Accepted: s.meters.accepted, Lost: s.meters.lost, Canceled: s.meters.canceled, Lagging: s.meters.lagging},
 		Webhooks:    s.webhookState(), Switches: s.switches.clone(),
 	}
 	for kind, sh := range s.store.kinds {
 		st.Counts[kind] = len(sh.byID)
 	}
-	for key := range s.meters.sums {
+	for key, usage := range s.meters.series {
+		sum, _ := usage.sum(-timeMax, timeMax)
 		st.Meters = append(st.Meters, MeterTotal{
-			Meter: key.meter, EventName: text(s.store.get("billing.meter", key.meter), "event_name"), Customer: key.customer,
-			Total: decimalText(s.meters.total(key, 0, 1<<40)),
+			Meter: key.meter, EventName: text(s.store.get("billing.meter", key.meter), "event_name"), Customer: key.customer, Total: sum.text(),
 		})
 	}
 	slices.SortFunc(st.Meters, func(a, b MeterTotal) int {
-		return strings.Compare(a.EventName+"\x00"+a.Customer, b.EventName+"\x00"+b.Customer)
+		return strings.Compare(a.EventName+"\x00"+a.Customer+"\x00"+a.Meter, b.EventName+"\x00"+b.Customer+"\x00"+b.Meter)
 	})
 	return st
 }

@@ -87,6 +87,7 @@ func (s *Server) wakeUp() {
 // its own time: an event that is raised meanwhile carries that time.
 func (s *Server) happen() {
 	s.happenUntil("", s.clock.Now().Unix())
+	s.meters.settle(s.clock.Now())
 	s.forget()
 }
 
@@ -100,6 +101,9 @@ func (s *Server) happenUntil(clock string, until int64) {
 			continue // gone, or put off
 		}
 		delete(o, "_due")
+		if clock == "" {
+			s.meters.settle(time.Unix(a.at, 0)) // an invoice bills the usage that counts at its time
+		}
 		s.at(a.at, func() { s.agenda.do[a.kind](o) })
 		if s.store.get(a.kind, a.id) != nil {
 			s.store.put(a.kind, o) // without the alarm that has rung

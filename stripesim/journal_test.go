@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -96,7 +97,7 @@ func TestEverythingSurvivesARestart(t *testing.T) {
 			t.Errorf("the clock shows %d, after %d", after.Now, before.Now)
 		}
 		for what, pair := range map[string][2]any{
-			"objects": {before.Counts, after.Counts}, "switches": {before.Switches, after.Switches}, "meters": {before.Meters, after.Meters},
+			"objects": {some(before.Counts), some(after.Counts)}, "switches": {before.Switches, after.Switches}, "meters": {before.Meters, after.Meters},
 			"webhooks": {before.Webhooks.Rules, after.Webhooks.Rules}, "queued": {before.Webhooks.Queued, after.Webhooks.Queued}, "faults": {simple(rules), simple(u.Faults())},
 		} {
 			if !reflect.DeepEqual(pair[0], pair[1]) {
@@ -123,6 +124,12 @@ func TestEverythingSurvivesARestart(t *testing.T) {
 	if e := u.event("customer.created"); fmt.Sprint(e["pending_webhooks"]) != "0" || u.State().Webhooks.Queued != 0 {
 		t.Errorf("after one more restart pending webhooks are %v", e["pending_webhooks"])
 	}
+}
+
+// some leaves out what there is none of.
+func some(counts map[string]int) map[string]int {
+	maps.DeleteFunc(counts, func(_ string, n int) bool { return n == 0 })
+	return counts
 }
 
 // simple is what of a value can be written.
@@ -191,7 +198,7 @@ func TestAJournalThatHasGrownIsWrittenAnew(t *testing.T) {
 	}
 	for range 2 {
 		after := u.State()
-		if !reflect.DeepEqual(after.Counts, before.Counts) || !reflect.DeepEqual(after.Switches, before.Switches) || after.Webhooks.Queued != before.Webhooks.Queued || after.Now < before.Now {
+		if !reflect.DeepEqual(some(after.Counts), some(before.Counts)) || !reflect.DeepEqual(after.Switches, before.Switches) || after.Webhooks.Queued != before.Webhooks.Queued || after.Now < before.Now {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		data, _ := u.must("GET", "/v1/products", "starting_after="+u.must("GET", "/v1/products", "limit=1")["data"].([]any)[0].(map[string]any)["id"].(string))["data"].([]any)

@@ -1,7 +1,6 @@
 package stripesim
 
 import (
-	"encoding/json"
 	"iter"
 	"maps"
 	"net/http"
@@ -15,12 +14,17 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // references says which members hold the id of an object, and of which kind.
 var references = map[string]string{
 	"customer": "customer", "payment_intent": "payment_intent", "latest_charge": "charge", "charge": "charge", "product": "product", "price": "price",
+	"payment_method": "payment_method", "default_payment_method": "payment_method", "default_source": "payment_method", "balance_transaction": "balance_transaction",
+	"failure_balance_transaction": "balance_transaction", "invoice": "invoice", "subscription": "subscription", "test_clock": "test_helpers.test_clock",
 }
+
+// sources are the kinds of what moves money, by the beginnings of their ids.
+var sources = map[string]string{"ch": "charge", "py": "charge", "re": "refund", "pyr": "refund", "dp": "dispute"}
 
 // render makes the answer of an object: members of ours are left out, and
 // members that were asked to be expanded hold the object instead of its id.
 func (s *Server) render(o object, expand []string) []byte {
-	body, err := json.Marshal(s.view(o, expand))
+	body, err := encode(make([]byte, 0, 512), s.view(o, expand))
 	if err != nil {
 		s.logger.Error("an answer cannot be encoded", "error", err)
 		return serverError().body("", 0)
@@ -67,7 +71,11 @@ func (s *Server) viewMember(name string, member any, expand []string) any {
 		}
 		return list
 	case string:
-		if kind := references[name]; kind != "" && slices.Contains(expand, "") {
+		kind := references[name]
+		if prefix, _, _ := strings.Cut(m, "_"); name == "source" {
+			kind = sources[prefix]
+		}
+		if kind != "" && slices.Contains(expand, "") {
 			if target := s.store.get(kind, m); target != nil {
 				return s.view(target, expand)
 			}
@@ -160,6 +168,9 @@ func backward(ids []string) iter.Seq[string] {
 // old for the created filter.
 func olderThanAsked(c *call, o object) bool {
 	r, created := c.child("created"), number(o, "created")
+	if created == 0 {
+		return false // one that is deleted has no time
+	}
 	return (r.has("gte") && created < r.number("gte")) || (r.has("gt") && created < r.number("gt"))
 }
 
@@ -267,7 +278,7 @@ func (s *Server) find(kind, id, param string) (object, *apiError) {
 	if o := s.store.get(kind, id); o != nil {
 		return o, nil
 	}
-	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter"}
+	names := map[string]string{"checkout.session": "checkout.session", "payment_intent": "payment_intent", "billing.meter": "billing meter", "payment_method": "PaymentMethod"}
 	name := kind
 	if n, ok := names[kind]; ok {
 		name = n
@@ -289,7 +300,7 @@ func (s *Server) change(kind string, o object, changes object) (previous object)
 }
 
 func equal(a, b any) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
+	x, errX := encode(nil, a)
+	y, errY := encode(nil, b)
 	return errX == nil && errY == nil && string(x) == string(y)
 }

@@ -1,6 +1,7 @@
 package stripesim
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -50,6 +51,25 @@ type Switches struct {
 	SandboxRetries            bool `json:"sandbox_retries"`              // webhooks are tried three times over a few hours, not for three days
 	WebhookTimeoutMS          int  `json:"webhook_timeout_ms"`           // a slower answer is a failure; 0: 20 000
 	EndpointDisabledAfterDays int  `json:"endpoint_disabled_after_days"` // an endpoint that has failed for so long is disabled; 0: never
+
+	MeterLagJitterSeconds   int64  `json:"meter_lag_jitter_seconds"`  // each meter event lags up to so much longer, at random
+	MeterErrorsAsync        bool   `json:"meter_errors_async"`        // a wrong time or value, too, is reported later instead of refused
+	ErrorLagSeconds         int64  `json:"error_lag_seconds"`         // how long after its ten seconds a report of meter errors goes out
+	DuplicateEventCode      string `json:"duplicate_event_code"`      // code of the refusal of an identifier that is known
+	AdjustmentLagSeconds    int64  `json:"adjustment_lag_seconds"`    // how long a cancelled meter event stays in the summaries
+	AdjustmentsComplete     bool   `json:"adjustments_complete"`      // an adjustment is answered as complete, not as pending
+	RefuseSecondAdjustment  bool   `json:"refuse_second_adjustment"`  // cancelling a meter event again is refused
+	NoZeroSummary           bool   `json:"no_zero_summary"`           // a summary of no usage is an empty list, not one row of zero
+	SummariesNeedCustomer   bool   `json:"summaries_need_customer"`   // summaries of a customer that never was are refused
+	FormulaLast             bool   `json:"formula_last"`              // meters with the formula last can be made, as in newer API versions
+	MeterEventsRaised       bool   `json:"meter_events_raised"`       // billing.meter.* events are raised, as newer API versions do
+	RefundsPending          bool   `json:"refunds_pending"`           // every refund waits until it is told how it ends
+	PendingRefundsUncounted bool   `json:"pending_refunds_uncounted"` // a refund is not in the charge's amount_refunded while it is pending
+	AuthenticatePayments    bool   `json:"authenticate_payments"`     // every card payment requires_action until the buyer has authenticated
+	InvoicesNeedMethod      bool   `json:"invoices_need_method"`      // an invoice of a customer without a payment method is not paid
+	SettleSeconds           int64  `json:"settle_seconds"`            // how long debits, refunds and reviews of disputes take; 0: as long as in life
+	FeeFree                 bool   `json:"fee_free"`                  // neither payments nor disputes cost a fee
+	KeepDisputeFee          bool   `json:"keep_dispute_fee"`          // a dispute that is won does not bring its fee back
 }
 
 // Server is the simulator as an http.Handler.
@@ -61,6 +81,8 @@ type Server struct {
 
 	observer func(Request)
 
+	invoiceSettled func(c *call, invoice, intent object, paid bool) // told of a payment that ends after chargeInvoice; nil: nobody is
+
 	mu          guard // of everything below
 	store       *store
 	random      *mathrand.Rand
@@ -70,8 +92,8 @@ type Server struct {
 	meters      meterBook
 	webhooks    webhookControl
 	traffic     traffic
-	expiredKeys map[string]bool // API keys that were good once
-	inFlight    map[string]int  // meter events under way per customer and meter
+	expiredKeys map[string]bool     // API keys that were good once
+	inFlight    map[flight]struct{} // meter events under way
 	requests    int64
 	log         []Request // the last ones
 	agenda      agenda
@@ -93,7 +115,7 @@ func NewServer(o Options) (*Server, error) {
 	s := &Server{
 		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, observer: o.Observe, switches: o.Switches,
 		random: mathrand.New(mathrand.NewPCG(o.Seed, 0x7a11)), //nolint:gosec // reproducible on purpose
-		keys:   map[string]*savedAnswer{}, inFlight: map[string]int{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
+		keys:   map[string]*savedAnswer{}, inFlight: map[flight]struct{}{}, agenda: newAgenda(), meters: newMeterBook(), wake: make(chan struct{}, 1),
 		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
@@ -166,7 +188,10 @@ func (s *Server) newID(prefix string) string {
 			b[i] = byte(s.random.UintN(256)) //nolint:gosec // below 256
 		}
 	}
-	return prefix + "_" + strings.ToUpper(hex.EncodeToString(b[:2])) + hex.EncodeToString(b[2:])
+	var digits [2 * len(b)]byte
+	hex.Encode(digits[:], b[:])
+	copy(digits[:4], bytes.ToUpper(digits[:4]))
+	return prefix + "_" + string(digits[:])
 }
 
 func (s *Server) routes() {

@@ -42,6 +42,7 @@ var indexed = map[string][]string{
 	"invoice":                      {"subscription", "customer"},
 	"invoiceitem":                  {"invoice", "customer"},
 	"payment_intent":               {"customer"},
+	"payment_method":               {"customer"},
 	"price":                        {"product"},
 	"refund":                       {"charge", "payment_intent"},
 	"subscription":                 {"customer"},

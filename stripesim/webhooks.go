@@ -258,6 +258,7 @@ func (s *Server) deliverLoop(ctx context.Context) {
 func (s *Server) takeDue() []*pending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.happen() // what falls due while nobody calls has its webhooks, too
 	w := &s.webhooks
 	var due []*pending
 	if w.paused() {

@@ -12,7 +12,8 @@
 //
 // An event only says that something happened to a payment. Its handler reads
 // the payment, its session and its refunds from Stripe and brings our records to
-// what Stripe says; so order does not matter, and neither does a repeat.
+// what Stripe says; so order does not matter, and neither does a repeat. What was
+// read before another worker changed our records is read again, not applied.
 //
 // Not promised: that an event is applied before the request that brought it ends.
 package webhooks

@@ -28,6 +28,7 @@ type facts struct {
 	offer     offer
 	problem   string // why the credits are not known
 	refunds   []stripe.Refund
+	seen      time.Time // updated_at of our record before Stripe was asked; zero without one
 }
 
 // offer is what a payment buys.
@@ -41,10 +42,23 @@ type offer struct {
 // read gathers the facts of a payment, nil when it has not been paid or does not
 // concern us. It calls Stripe and is never called inside a transaction.
 func (h *Webhooks) read(ctx context.Context, payment string) (*facts, error) {
+	seen, err := h.seen(ctx, payment)
+	if err != nil {
+		return nil, err
+	}
+	f, err := h.ask(ctx, payment)
+	if f != nil {
+		f.seen = seen
+	}
+	return f, err
+}
+
+// ask is read without a look at our own records.
+func (h *Webhooks) ask(ctx context.Context, payment string) (*facts, error) {
 	if strings.HasPrefix(payment, "cs_") {
 		s, err := h.stripe.Session(ctx, payment)
-		if err != nil || s.PaymentIntent != "" || s.Status != "complete" {
-			return nil, away(err)
+		if err != nil || s.PaymentIntent != "" || s.Status != "complete" || s.PaymentStatus == "unpaid" || s.Mode != "payment" {
+			return nil, away(err) // a subscription's session has no payment intent either, and buys no credits
 		}
 		return h.sessionFacts(s, stripe.PaymentIntent{}), nil
 	}
@@ -52,7 +66,7 @@ func (h *Webhooks) read(ctx context.Context, payment string) (*facts, error) {
 	if err != nil {
 		return nil, away(err)
 	}
-	if pi.Status != "succeeded" || pi.Invoice != "" {
+	if pi.Status != "succeeded" {
 		return nil, nil
 	}
 	s, ok, err := h.stripe.SessionOf(ctx, payment)
@@ -64,12 +78,12 @@ func (h *Webhooks) read(ctx context.Context, payment string) (*facts, error) {
 		return nil, away(err)
 	}
 	var f *facts
-	if ok {
-		if s.Mode != "payment" {
-			return nil, nil
-		}
+	switch {
+	case ok && s.Mode != "payment", !ok && pi.Invoice != "":
+		return nil, nil
+	case ok: // a session may make an invoice of its payment: it is a purchase all the same
 		f = h.sessionFacts(s, pi)
-	} else {
+	default:
 		f = h.intentFacts(pi)
 	}
 	f.refunds = refunds

@@ -54,11 +54,11 @@ func parseEvent(payload []byte) (event, error) {
 		return event{}, errPayload.With(err)
 	}
 	e := event{ID: w.ID, Type: w.Type, APIVersion: w.APIVersion, Livemode: w.Livemode, Payload: payload}
-	var seconds int64
-	var text time.Time
-	if json.Unmarshal(w.Created, &seconds) == nil {
-		e.CreatedAt = time.Unix(seconds, 0).UTC()
-	} else if json.Unmarshal(w.Created, &text) == nil {
+	var seconds *int64 // pointers tell null from a time
+	var text *time.Time
+	if json.Unmarshal(w.Created, &seconds) == nil && seconds != nil {
+		e.CreatedAt = time.Unix(*seconds, 0).UTC()
+	} else if json.Unmarshal(w.Created, &text) == nil && text != nil {
 		e.CreatedAt = text.UTC()
 	} else {
 		return event{}, errPayload

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -24,21 +25,46 @@ type paymentRow struct {
 	GrantID *string       `db:"grant_id"`
 	Credits credit.Amount `db:"credits"`
 	Money   int64         `db:"money"`
+
+	UpdatedAt time.Time `db:"updated_at"` // rises with every change, so that it tells one state from the next
 }
 
 func (p paymentRow) ref() ledger.Ref { return ledger.Ref{Part: *p.Part, Account: *p.Account} }
 
+// sqlSeen relies on payments_pkey.
+const sqlSeen = `SELECT updated_at FROM payments WHERE payment_id = $1`
+
+// seen tells in which state our record of a payment is, before Stripe is asked.
+func (h *Webhooks) seen(ctx context.Context, payment string) (at time.Time, err error) {
+	err = h.db.Read(ctx, func(tx *sqlx.Tx) error { return tx.GetContext(ctx, &at, sqlSeen, payment) })
+	if errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	return at, err
+}
+
 // sqlLockPayment relies on payments_pkey.
-const sqlLockPayment = `SELECT state, part, account, grant_id, credits, money FROM payments WHERE payment_id = $1 FOR UPDATE`
+const sqlLockPayment = `SELECT state, part, account, grant_id, credits, money, updated_at FROM payments WHERE payment_id = $1 FOR UPDATE`
+
+// errOvertaken makes the worker come back and ask Stripe again: what it has read
+// may be older than what another worker has written meanwhile.
+var errOvertaken = &fault.Error{Kind: fault.KindUnavailable, Code: "unavailable", Public: "the payment was changed by another worker at the same time"}
 
 // settle brings our records of a payment to what Stripe says: it grants the
 // credits if that has not been done, and takes back or returns what its refunds
-// call for. It may be called any number of times with the same or newer facts.
+// call for. It may be called any number of times; facts that were read before our
+// record last changed are refused.
 func (h *Webhooks) settle(ctx context.Context, tx *sqlx.Tx, f facts, by string) error {
 	var p paymentRow
 	err := tx.GetContext(ctx, &p, sqlLockPayment, f.payment)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("lock payment %s: %w", f.payment, err)
+	}
+	if p.State == "granted" && len(f.refunds) == 0 {
+		return nil
+	}
+	if !p.UpdatedAt.Equal(f.seen) {
+		return errOvertaken
 	}
 	if p.State != "granted" {
 		ref, problem, err := h.accountOf(ctx, tx, f)
@@ -85,7 +111,8 @@ func (h *Webhooks) accountOf(ctx context.Context, tx *sqlx.Tx, f facts) (ref led
 const sqlPark = `
 	INSERT INTO payments AS p (payment_id, session_id, customer, credits, money, currency, livemode, state, reason, created_at, updated_at)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, 'parked', $8, $9, $10)
-	ON CONFLICT (payment_id) DO UPDATE SET reason = excluded.reason, credits = excluded.credits, updated_at = excluded.updated_at
+	ON CONFLICT (payment_id) DO UPDATE
+	SET reason = excluded.reason, credits = excluded.credits, updated_at = greatest(excluded.updated_at, p.updated_at + interval '1 microsecond')
 	WHERE p.state = 'parked'`
 
 func (h *Webhooks) park(ctx context.Context, tx *sqlx.Tx, f facts, reason string) error {
@@ -104,11 +131,8 @@ const sqlGranted = `
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'granted', '', $11, $12)
 	ON CONFLICT (payment_id) DO UPDATE
 	SET part = excluded.part, account = excluded.account, grant_id = excluded.grant_id, credits = excluded.credits, state = 'granted', reason = '',
-		updated_at = excluded.updated_at
+		updated_at = greatest(excluded.updated_at, p.updated_at + interval '1 microsecond')
 	WHERE p.state = 'parked'`
-
-// errGrantedElsewhere makes the worker come back and find the payment granted.
-var errGrantedElsewhere = &fault.Error{Kind: fault.KindUnavailable, Code: "unavailable", Public: "the payment was granted by another worker at the same time"}
 
 func (h *Webhooks) grant(ctx context.Context, tx *sqlx.Tx, f facts, ref ledger.Ref, by string) (paymentRow, error) {
 	batch, err := ledger.Load(ctx, tx, []ledger.Ref{ref})
@@ -118,7 +142,7 @@ func (h *Webhooks) grant(ctx context.Context, tx *sqlx.Tx, f facts, ref ledger.R
 	now := h.now()
 	id := "purchase:" + f.payment
 	if _, err := batch.Grant(ctx, tx, ref, id); err == nil {
-		return paymentRow{}, errGrantedElsewhere
+		return paymentRow{}, errOvertaken
 	} else if !errors.Is(err, sql.ErrNoRows) {
 		return paymentRow{}, err
 	}
@@ -144,7 +168,7 @@ func (h *Webhooks) grant(ctx context.Context, tx *sqlx.Tx, f facts, ref ledger.R
 		return paymentRow{}, fmt.Errorf("keep payment %s: %w", f.payment, err)
 	}
 	if n, err := result.RowsAffected(); err != nil || n != 1 {
-		return paymentRow{}, errGrantedElsewhere
+		return paymentRow{}, errOvertaken
 	}
 	h.logger.Info("credits bought", slog.String("account", ref.Account), slog.String("credits", g.Credits.String()), slog.String("payment", f.payment))
 	return paymentRow{State: "granted", Part: &ref.Part, Account: &ref.Account, GrantID: &id, Credits: g.Credits, Money: f.money}, nil
@@ -159,7 +183,12 @@ const sqlPutClawback = `
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
 	ON CONFLICT (part, account, refund_id) DO UPDATE SET credits = excluded.credits, state = excluded.state, updated_at = excluded.updated_at`
 
-// takeBack brings what each refund has taken to its target.
+// sqlTouch relies on payments_pkey.
+const sqlTouch = `UPDATE payments SET updated_at = greatest($2, updated_at + interval '1 microsecond') WHERE payment_id = $1`
+
+// takeBack brings what each refund has taken to its target. It changes the
+// payment's updated_at even where there is nothing to take: who has read older
+// facts must not come after.
 func (h *Webhooks) takeBack(ctx context.Context, tx *sqlx.Tx, f facts, p paymentRow, by string) error {
 	targets, err := clawbacks(f.refunds, p.Credits, p.Money)
 	if err != nil {
@@ -203,6 +232,9 @@ func (h *Webhooks) takeBack(ctx context.Context, tx *sqlx.Tx, f facts, p payment
 			return fmt.Errorf("keep the clawback of %s: %w", c.refund, err)
 		}
 	}
+	if _, err := tx.ExecContext(ctx, sqlTouch, f.payment, h.now()); err != nil {
+		return fmt.Errorf("touch payment %s: %w", f.payment, err)
+	}
 	return nil
 }
 
@@ -233,7 +265,8 @@ const sqlParked = `SELECT payment_id FROM payments WHERE state = 'parked' AND up
 const parkedWait = time.Minute
 
 // ParkedStep looks again at payments that nobody could map: an account may have
-// been made or a price given its metadata since.
+// been made or a price given its metadata since. One that fails rests like the
+// others and stops none of them.
 func (h *Webhooks) ParkedStep(ctx context.Context) (more bool, err error) {
 	var parked []string
 	err = h.db.Read(ctx, func(tx *sqlx.Tx) error {
@@ -244,16 +277,43 @@ func (h *Webhooks) ParkedStep(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	for _, payment := range parked {
-		f, err := h.read(ctx, payment)
+		err := h.unpark(ctx, payment)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
 		if err != nil {
-			return false, err
+			h.logger.Warn("a parked payment could not be looked at; it is tried again", slog.String("payment", payment), slog.String("error", err.Error()))
 		}
-		if f == nil {
-			continue
-		}
-		if err := h.db.InTx(ctx, func(tx *sqlx.Tx) error { return h.settle(ctx, tx, *f, "system:parked") }); err != nil {
+		if err := h.rest(ctx, payment); err != nil {
 			return false, err
 		}
 	}
-	return false, nil
+	return len(parked) == claimMax, nil
+}
+
+func (h *Webhooks) unpark(ctx context.Context, payment string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	f, err := h.read(ctx, payment)
+	if err != nil || f == nil {
+		return err
+	}
+	return h.db.InTx(ctx, func(tx *sqlx.Tx) error { return h.settle(ctx, tx, *f, "system:parked") })
+}
+
+// sqlRest relies on payments_pkey.
+const sqlRest = `
+	UPDATE payments SET updated_at = $2 WHERE payment_id = $1 AND state = 'parked' AND updated_at < $2`
+
+// rest lets a payment that is still parked wait for its next look.
+func (h *Webhooks) rest(ctx context.Context, payment string) error {
+	return h.db.InTx(ctx, func(tx *sqlx.Tx) error {
+		if _, err := tx.ExecContext(ctx, sqlRest, payment, h.now()); err != nil {
+			return fmt.Errorf("let payment %s rest: %w", payment, err)
+		}
+		return nil
+	})
 }

@@ -48,7 +48,7 @@ func (p *program) findingsListCommand() *cobra.Command {
 				}
 				lines = append(lines, []string{f.ID, f.Check, f.Severity, money, f.Subject, f.Ours, f.Theirs, f.Difference, f.Cause, f.State, f.LastSeen.Format(time.RFC3339)})
 			}
-			return p.rows([]string{"finding", "check", "severity", "money at risk", "subject", "ours", "stripe's", "difference", "cause", "state", "last seen"}, lines, raw, answer)
+			return p.rows([]string{"finding", "check", "severity", "money at risk", "subject", "ours", "theirs", "difference", "cause", "state", "last seen"}, lines, raw, answer)
 		},
 	}
 	c.Flags().StringVar(&state, "state", "", "open, acknowledged, snoozed, resolved or all")
@@ -86,7 +86,7 @@ func (p *program) findingsShowCommand() *cobra.Command {
 				{"money at risk", money},
 				{"severity", f.Severity},
 				{"ours", f.Ours},
-				{"Stripe's", f.Theirs},
+				{"Theirs", f.Theirs},
 				{"difference", f.Difference + " " + f.Unit},
 				{"cause", f.Cause},
 				{"explanation", f.Explanation},

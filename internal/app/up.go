@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -283,12 +284,15 @@ func (u *Up) ensureKey(ctx context.Context, before Info) error {
 
 // writeInfo replaces up.json in one step, so that a reader never sees half of it.
 func (u *Up) writeInfo() error {
-	content, err := json.MarshalIndent(u.Info, "", "  ")
-	if err != nil {
+	var content bytes.Buffer
+	e := json.NewEncoder(&content)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // people and shell scripts read it, too
+	if err := e.Encode(u.Info); err != nil {
 		return err
 	}
 	path := filepath.Join(u.options.Data, infoFile)
-	if err := os.WriteFile(path+".new", append(content, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", content.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return os.Rename(path+".new", path)
