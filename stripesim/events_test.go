@@ -140,3 +140,30 @@ func TestLostEventsStayListed(t *testing.T) {
 		t.Errorf("still undelivered are %v", data)
 	}
 }
+
+// TestWhatWasDeliveredStaysSo when it is sent again and refused then, and carries
+// the time of the simulator's own clock.
+func TestWhatWasDeliveredStaysSo(t *testing.T) {
+	t.Parallel()
+	clock := march()
+	u := newUser(t, stripesim.Options{Clock: clock, Switches: stripesim.Switches{ClockSkewSeconds: -600}})
+	i := u.listen("*")
+	u.make("/v1/customers", "")
+	u.drain()
+	i.answer(500)
+	e := u.event("customer.created")
+	if err := u.Redeliver(e["id"].(string)); err != nil {
+		t.Fatal(err)
+	}
+	u.drain()
+	letters := i.all()
+	if len(letters) != 2 || signedAt(letters[1]) != clock.Now().Unix()-600 {
+		t.Errorf("the letters are %v", letters)
+	}
+	if e := u.event("customer.created"); fmt.Sprint(e["pending_webhooks"]) != "0" || u.State().Webhooks.Queued != 0 {
+		t.Errorf("after a refusal of what was sent again %v are pending, %d queued", e["pending_webhooks"], u.State().Webhooks.Queued)
+	}
+	if data, _ := u.must("GET", "/v1/events", "delivery_success=true")["data"].([]any); len(data) != 1 {
+		t.Error("an event that was delivered once is listed as undelivered")
+	}
+}
