@@ -122,6 +122,7 @@ func (s *story) play() {
 	s.subscriptions()
 	s.endpoints()
 	s.money()
+	s.protocol()
 	s.lists(customer)
 }
 

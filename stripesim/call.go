@@ -1,11 +1,7 @@
 package stripesim
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,9 +10,6 @@ import (
 
 // bodyMax bounds a request, in bytes.
 const bodyMax = 1 << 20
-
-// keyAge is how long an idempotency key is remembered.
-const keyAge = 24 * time.Hour
 
 // call is one request to an endpoint, under the server's lock.
 type call struct {
@@ -38,16 +31,6 @@ func (c *call) target() string { return c.r.PathValue("id") }
 // endpoint executes a call and gives the object to answer.
 type endpoint func(c *call) (object, *apiError)
 
-// savedAnswer is what an idempotency key remembers.
-type savedAnswer struct {
-	Fingerprint string            `json:"fingerprint"`
-	Until       time.Time         `json:"until"` // then it is forgotten
-	Status      int               `json:"status"`
-	Body        []byte            `json:"body"`
-	Header      map[string]string `json:"header"`
-	running     bool
-}
-
 // handle mounts an endpoint with its parameters. Every call takes expand.
 func (s *Server) handle(pattern string, sp spec, e endpoint) {
 	full := spec{"expand": listOf{"string"}}
@@ -58,86 +41,117 @@ func (s *Server) handle(pattern string, sp spec, e endpoint) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, sp spec, e endpoint) {
-	c := &call{s: s, r: r, key: r.Header.Get("Idempotency-Key")}
+	c := &call{s: s, r: r, key: strings.TrimSpace(r.Header.Get("Idempotency-Key"))}
 	s.mu.Lock()
 	s.requests++
 	c.id = s.newID("req")
-	fault := s.pickFault(r)
-	c.fault = fault
+	c.fault = s.pickFault(r)
 	s.mu.Unlock()
 	var a *answer
 	defer func() { s.observe(r, c, a) }()
-	if fault.before(s, w, r, c.id) {
+	if c.fault.before(w, c) {
 		return
 	}
 	a = s.answer(c, sp, e)
-	if c.key != "" {
-		if a.header == nil {
-			a.header = map[string]string{}
-		}
-		a.header["Idempotency-Key"] = c.key
-	}
-	if fault.after(s, w, r, c, a) {
+	if c.fault.after(w, c, a) {
 		return
 	}
-	s.write(w, c.id, a)
+	s.write(w, c.id, c.dress(a))
+}
+
+// dress gives an answer the headers that echo the call's own.
+func (c *call) dress(a *answer) *answer {
+	dressed := &answer{status: a.status, body: a.body, header: map[string]string{}}
+	for k, v := range a.header {
+		dressed.header[k] = v
+	}
+	if c.key != "" {
+		dressed.header["Idempotency-Key"] = c.key
+	}
+	if version := c.r.Header.Get("Stripe-Version"); versionForm.MatchString(version) {
+		dressed.header["Stripe-Version"] = version
+	}
+	return dressed
 }
 
 // answer authenticates, honours the idempotency key, checks parameters and
 // executes.
 func (s *Server) answer(c *call, sp spec, e endpoint) *answer {
 	if err := s.authenticate(c.r); err != nil {
-		return &answer{status: err.status, body: err.body(), header: err.header}
+		return c.refuse(err)
+	}
+	if err := s.checkHeaders(c.r); err != nil {
+		return c.refuse(err)
 	}
 	values, fingerprint, err := readForm(c.r)
 	c.form = values
 	if err != nil {
-		return &answer{status: err.status, body: err.body()}
+		return c.refuse(err)
 	}
+	leave, err := s.admit(c)
+	if err != nil {
+		return c.refuse(err)
+	}
+	defer leave()
 	release, err := s.limit(c.r, values)
 	if err != nil {
-		return &answer{status: err.status, body: err.body(), header: err.header}
+		return c.refuse(err)
 	}
 	defer release()
 	keyed := c.key != "" && c.r.Method == http.MethodPost
 	if keyed {
-		if a := s.recall(c.key, fingerprint); a != nil {
+		if a := s.recall(c, fingerprint); a != nil {
 			return a
 		}
+		defer s.release(c.key)
 	}
 	c.fault.hold(c.r)
-	a, store := s.execute(c, sp, e, values)
-	if keyed {
-		s.remember(c.key, a, store)
-	}
-	return a
+	return s.execute(c, sp, e, values, keyed)
 }
 
-func (s *Server) execute(c *call, sp spec, e endpoint, values url.Values) (a *answer, store bool) {
+// execute runs the endpoint. What it changes, and what the idempotency key
+// remembers of it, stand or fall together.
+func (s *Server) execute(c *call, sp spec, e endpoint, values url.Values, keyed bool) *answer {
 	nested, err := nest(values)
 	if err == nil {
 		c.values, err = sp.check(nested, "")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var o object
 	s.happen()
+	a, stored := s.run(c, e, err)
+	if keyed {
+		s.remember(c, a, stored)
+	}
+	if !s.store.commit() {
+		s.logger.Error("the simulator cannot keep its state", "error", s.store.err)
+		delete(s.keys, c.key)
+		return c.refuse(serverError())
+	}
+	return a
+}
+
+// run gives the endpoint's answer, and whether an idempotency key keeps it: that of
+// a call which never began to execute is not kept.
+func (s *Server) run(c *call, e endpoint, err *apiError) (a *answer, stored bool) {
+	var o object
 	if err == nil {
 		for _, path := range c.list("expand") {
 			if p, ok := path.(string); ok {
 				c.expand = append(c.expand, p)
 			}
 		}
+		if err = c.checkExpand(); err == nil {
+			err = s.checkMetadata(c)
+		}
+	}
+	if err == nil {
 		c.executed = true
 		o, err = e(c)
 		c.executed = err == nil || err.stored
 	}
-	if err == nil && s.store.err != nil {
-		s.logger.Error("the simulator cannot keep its state", "error", s.store.err)
-		err = serverError()
-	}
 	if err != nil {
-		return &answer{status: err.status, body: err.body(), header: err.header}, err.stored
+		return c.refuse(err), err.stored
 	}
 	return &answer{status: http.StatusOK, body: s.render(o, c.expand)}, true
 }
@@ -153,86 +167,12 @@ func (s *Server) authenticate(r *http.Request) *apiError {
 	case s.apiKey != "" && key != s.apiKey, s.apiKey == "" && !strings.HasPrefix(key, "sk_test_") && !strings.HasPrefix(key, "rk_test_"):
 		return unauthorized("Invalid API Key provided: " + key[:min(8, len(key))] + "****")
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expiredKeys[key] {
+		return expiredKey(key)
+	}
 	return nil
-}
-
-// readForm gives the parameters of the query and body, and a fingerprint of all
-// that an idempotency key is tied to.
-func readForm(r *http.Request) (url.Values, string, *apiError) {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, "", invalid("", "", "Invalid query string")
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, bodyMax+1))
-	if err != nil || len(body) > bodyMax {
-		return nil, "", invalid("", "", "Invalid request body")
-	}
-	form, err := url.ParseQuery(string(bytes.TrimSpace(body)))
-	if err != nil {
-		return nil, "", invalid("", "", "Invalid request body: it must be form-encoded")
-	}
-	for k, v := range form {
-		values[k] = append(values[k], v...)
-	}
-	sum := sha256.Sum256([]byte(r.Method + " " + r.URL.Path + "?" + values.Encode()))
-	return values, fmt.Sprintf("%x", sum), nil
-}
-
-// remembered is how long Stripe remembers something that it promises to remember
-// for least.
-func (s *Server) remembered(least time.Duration) time.Duration {
-	if extra := s.switches.MemoryExtraSeconds; extra > 0 {
-		return least + time.Duration(s.random.Int64N(extra+1))*time.Second
-	}
-	return least
-}
-
-// recall gives the answer that the key remembers, or nil and marks it as running.
-func (s *Server) recall(key, fingerprint string) *answer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	saved := s.keys[key]
-	now := s.clock.Now()
-	switch {
-	case len(key) > 255:
-		e := invalid("", "", "Keys for idempotent requests can be at most 255 characters long")
-		return &answer{status: e.status, body: e.body()}
-	case saved == nil || (!saved.running && !now.Before(saved.Until)):
-		s.keys[key] = &savedAnswer{Fingerprint: fingerprint, Until: now.Add(s.remembered(keyAge)), running: true}
-		return nil
-	case saved.Fingerprint != fingerprint:
-		e := &apiError{
-			status: http.StatusBadRequest, typ: "idempotency_error",
-			message: fmt.Sprintf("Keys for idempotent requests can only be used with the same parameters they were first used with. Try using a key other than '%s' if you meant to execute a different request.", key),
-		}
-		return &answer{status: e.status, body: e.body()}
-	case saved.running:
-		e := &apiError{
-			status: http.StatusConflict, typ: "invalid_request_error", code: "idempotency_key_in_use",
-			message: fmt.Sprintf("There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and the other request is still going through): %s. Please try again later.", key),
-		}
-		return &answer{status: e.status, body: e.body()}
-	}
-	header := map[string]string{"Idempotent-Replayed": "true"}
-	for k, v := range saved.Header {
-		header[k] = v
-	}
-	return &answer{status: saved.Status, body: saved.Body, header: header}
-}
-
-// remember keeps an answer for its key. An answer to a call that never began to
-// execute is not kept, and the key is free again.
-func (s *Server) remember(key string, a *answer, store bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	saved := s.keys[key]
-	if !store {
-		delete(s.keys, key)
-		return
-	}
-	saved.running, saved.Status, saved.Body, saved.Header = false, a.status, a.body, a.header
-	raw, _ := json.Marshal(saved) // plain values always encode
-	s.store.log(entry{Type: "key", ID: key, Raw: raw})
 }
 
 // replay restores what is no object from the journal.
@@ -241,16 +181,21 @@ func (s *Server) replay(e entry) error {
 	case "clock":
 		s.clock.Advance(time.Duration(e.Seconds * float64(time.Second)))
 	case "key":
-		saved := &savedAnswer{}
-		if err := json.Unmarshal(e.Raw, saved); err != nil {
-			return err
-		}
-		s.keys[e.ID] = saved
+		return s.restoreKey(e)
+	case "delivery":
+		return s.restoreDelivery(e)
+	case "expired_key":
+		s.expiredKeys[e.ID] = true
+	case "webhooks":
+		return json.Unmarshal(e.Raw, &s.webhooks.rules)
+	case "faults":
+		return s.restoreFaults(e)
 	case "meter":
 		return s.meters.restore(e.Raw)
 	case "usage":
 		return s.usage.restore(e.Raw)
 	case "switches":
+		s.switches = Switches{}
 		return json.Unmarshal(e.Raw, &s.switches)
 	}
 	return nil

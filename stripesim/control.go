@@ -1,63 +1,20 @@
 package stripesim
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 )
 
-// rule says which deliveries something happens to: a share of all, or the next
-// few of some types.
-type rule struct {
-	Types       []string `json:"types"`
-	Times       int      `json:"times"` // 0: without end
-	Probability *float64 `json:"probability"`
-	on          bool
-}
-
-// UnmarshalJSON takes an object, or a bare number as the probability.
-func (r *rule) UnmarshalJSON(data []byte) error {
-	var share float64
-	if err := json.Unmarshal(data, &share); err == nil {
-		*r = rule{Probability: &share, on: share > 0}
-		return nil
-	}
-	type plain rule
-	var p plain
-	d := json.NewDecoder(strings.NewReader(string(data)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return errors.New(`must be a share from 0 to 1, or {"types": […], "times": n, "probability": p}`)
-	}
-	*r = rule(p)
-	r.on = true
-	return nil
-}
-
-func (r *rule) strikes(random *mathrand.Rand, kind string) bool {
-	if !r.on || (len(r.Types) > 0 && !slices.ContainsFunc(r.Types, func(p string) bool { return matchesType(p, kind) })) {
-		return false
-	}
-	if r.Probability != nil && random.Float64() >= *r.Probability {
-		return false
-	}
-	if r.Times > 0 {
-		if r.Times--; r.Times == 0 {
-			r.on = false
-		}
-	}
-	return true
-}
-
 // control answers a call of the control plane with plain JSON.
 func (s *Server) control(pattern string, h func(r *http.Request) (any, error)) {
+	s.controls = append(s.controls, pattern)
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		v, err := h(r)
 		status := http.StatusOK
@@ -82,18 +39,44 @@ func decodeControl(r *http.Request, dst any) error {
 	d := json.NewDecoder(io.LimitReader(r.Body, bodyMax))
 	d.DisallowUnknownFields()
 	if err := d.Decode(dst); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("the body is not as docs/stripesim.md says: %w", err)
+		return fmt.Errorf("the body is not as docs/stripesim.md says: %w; it takes %s", err, strings.Join(memberNames(reflect.TypeOf(dst)), ", "))
 	}
 	return nil
 }
 
+// memberNames lists what a JSON body can say.
+func memberNames(t reflect.Type) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	var names []string
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		if inner := t.Field(i).Type; inner.Kind() == reflect.Slice {
+			if below := memberNames(inner); below != nil {
+				name += " of {" + strings.Join(below, ", ") + "}"
+			}
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
 func (s *Server) routeControl() {
-	s.control("GET /_sim/state", func(*http.Request) (any, error) { return s.State(), nil })
-	s.control("GET /_sim/requests", func(*http.Request) (any, error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return object{"data": shownRequests(s.log)}, nil
+	s.control("GET /_sim/{$}", func(*http.Request) (any, error) { return object{"calls": s.controls}, nil })
+	s.mux.HandleFunc("/_sim/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(object{"error": "there is no " + r.Method + " " + r.URL.Path, "calls": s.controls}) // the client may be gone
 	})
+	s.control("GET /_sim/state", func(*http.Request) (any, error) { return s.State(), nil })
+	s.control("GET /_sim/requests", func(*http.Request) (any, error) { return object{"data": shownRequests(s.Requests())}, nil })
 	s.control("GET /_sim/clock", func(*http.Request) (any, error) { return object{"now": s.now()}, nil })
 	s.control("POST /_sim/clock", func(r *http.Request) (any, error) {
 		var q struct {
@@ -108,21 +91,7 @@ func (s *Server) routeControl() {
 		s.Advance(time.Duration(q.Seconds * float64(time.Second)))
 		return object{"now": s.now()}, nil
 	})
-	s.control("GET /_sim/faults", func(*http.Request) (any, error) { return s.faultList(), nil })
-	s.control("POST /_sim/faults", func(r *http.Request) (any, error) {
-		var q struct {
-			Rules []*Fault `json:"rules"`
-		}
-		if err := decodeControl(r, &q); err != nil {
-			return nil, err
-		}
-		err := s.AddFaults(q.Rules...)
-		return s.faultList(), err
-	})
-	s.control("DELETE /_sim/faults", func(*http.Request) (any, error) {
-		s.ClearFaults()
-		return s.faultList(), nil
-	})
+	s.routeFaultControl()
 	s.control("POST /_sim/checkout/sessions/{id}/pay", func(r *http.Request) (any, error) {
 		var q struct {
 			Outcome string `json:"outcome"`
@@ -152,65 +121,6 @@ func (s *Server) routeControl() {
 	s.routeWebhookControl()
 }
 
-func (s *Server) routeWebhookControl() {
-	s.control("POST /_sim/webhooks", func(r *http.Request) (any, error) {
-		var q struct {
-			Lose      *rule `json:"lose"`
-			Duplicate *rule `json:"duplicate"`
-			Reorder   *bool `json:"reorder"`
-			DelayMS   *int  `json:"delay_ms"`
-			Pause     *bool `json:"pause"`
-		}
-		if err := decodeControl(r, &q); err != nil {
-			return nil, err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if q.Lose != nil {
-			s.webhooks.lose = *q.Lose
-		}
-		if q.Duplicate != nil {
-			s.webhooks.duplicate = *q.Duplicate
-		}
-		if q.Reorder != nil {
-			s.webhooks.reorder = *q.Reorder
-		}
-		if q.DelayMS != nil {
-			s.webhooks.delay = time.Duration(*q.DelayMS) * time.Millisecond
-		}
-		if q.Pause != nil {
-			s.webhooks.paused = *q.Pause
-		}
-		s.nudge()
-		return s.webhookState(), nil
-	})
-	s.control("POST /_sim/webhooks/redeliver", func(r *http.Request) (any, error) {
-		var q struct {
-			Event string `json:"event"`
-		}
-		if err := decodeControl(r, &q); err != nil {
-			return nil, err
-		}
-		return object{"redelivered": q.Event}, s.Redeliver(q.Event)
-	})
-	s.control("POST /_sim/webhook_endpoints/{id}/roll_secret", func(r *http.Request) (any, error) {
-		secret, err := s.RollSecret(r.PathValue("id"))
-		return object{"secret": secret}, err
-	})
-	s.control("POST /_sim/switches", func(r *http.Request) (any, error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		changed := s.switches
-		if err := decodeControl(r, &changed); err != nil {
-			return nil, err
-		}
-		s.switches = changed
-		raw, _ := json.Marshal(changed) // plain values always encode
-		s.store.log(entry{Type: "switches", Raw: raw})
-		return changed, nil
-	})
-}
-
 func (s *Server) show(kind, id string) object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,86 +128,6 @@ func (s *Server) show(kind, id string) object {
 		return s.view(o, nil)
 	}
 	return nil
-}
-
-// AddFaults adds rules after those that stand.
-func (s *Server) AddFaults(rules ...*Fault) error {
-	for _, f := range rules {
-		if !f.valid() {
-			return fmt.Errorf("fault %q is unknown; it is one of %s", f.Fault, strings.Join(FaultNames, ", "))
-		}
-		f.random = mathrand.New(mathrand.NewPCG(f.Seed, 0xfa17)) //nolint:gosec // reproducible on purpose
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = append(s.faults, rules...)
-	return nil
-}
-
-// ClearFaults takes all rules away.
-func (s *Server) ClearFaults() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = nil
-}
-
-func (s *Server) faultList() any {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	rules := make([]Fault, len(s.faults))
-	for i, f := range s.faults {
-		rules[i] = *f
-	}
-	return object{"rules": rules}
-}
-
-// Redeliver sends an event again to every endpoint that wants it, lost ones included.
-func (s *Server) Redeliver(event string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, err := s.find("event", event, "event")
-	if err != nil {
-		return err
-	}
-	lose := s.webhooks.lose
-	s.webhooks.lose = rule{}
-	s.schedule(e)
-	s.webhooks.lose = lose
-	return nil
-}
-
-// RollSecret gives an endpoint a further secret; both sign from now on.
-func (s *Server) RollSecret(endpoint string) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o, err := s.find("webhook_endpoint", endpoint, "id")
-	if err != nil {
-		return "", err
-	}
-	secret := "whsec_" + s.newID("x")[2:] + s.newID("x")[2:]
-	secrets, _ := o["_secrets"].([]any)
-	s.change("webhook_endpoint", o, object{"_secrets": append(slices.Clone(secrets), secret)})
-	return secret, nil
-}
-
-// Drain waits until no delivery of an event is due or under way.
-func (s *Server) Drain(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		s.mu.Lock()
-		now := s.clock.Now()
-		busy := slices.ContainsFunc(s.webhooks.queue, func(p *pending) bool { return p.running || !p.due.After(now) })
-		s.mu.Unlock()
-		if !busy {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
 }
 
 // State is what the simulator holds, for tests and people.
@@ -330,15 +160,6 @@ type MeterCounts struct {
 	Lagging  int   `json:"lagging"`
 }
 
-// WebhookState counts deliveries.
-type WebhookState struct {
-	Queued    int   `json:"queued"`
-	Delivered int64 `json:"delivered"`
-	Failed    int64 `json:"failed"`
-	Lost      int64 `json:"lost"`
-	Paused    bool  `json:"paused"`
-}
-
 // State gives counts of all objects and the totals of all meters.
 func (s *Server) State() State {
 	s.mu.Lock()
@@ -347,7 +168,7 @@ func (s *Server) State() State {
 	st := State{
 		Now: s.now(), Requests: s.requests, Counts: map[string]int{}, Meters: []MeterTotal{}, MeterErrors: s.reports(),
 		MeterEvents: MeterCounts{Accepted: s.meters.accepted, Lost: s.meters.lost, Canceled: s.meters.canceled, Lagging: s.meters.lagging},
-		Webhooks:    s.webhookState(), Switches: s.switches,
+		Webhooks:    s.webhookState(), Switches: s.switches.clone(),
 	}
 	for kind, sh := range s.store.kinds {
 		st.Counts[kind] = len(sh.byID)
@@ -362,9 +183,4 @@ func (s *Server) State() State {
 		return strings.Compare(a.EventName+"\x00"+a.Customer+"\x00"+a.Meter, b.EventName+"\x00"+b.Customer+"\x00"+b.Meter)
 	})
 	return st
-}
-
-func (s *Server) webhookState() WebhookState {
-	w := &s.webhooks
-	return WebhookState{Queued: len(w.queue), Delivered: w.delivered, Failed: w.failed, Lost: w.lost, Paused: w.paused}
 }

@@ -128,7 +128,7 @@ func TestACreditNoteGivesMoneyBack(t *testing.T) {
 	b.holds(b.must(http.MethodPost, "/v1/invoices/"+next+"/finalize", ""), `{"starting_balance": -150, "amount_due": 550}`)
 	b.must(http.MethodPost, "/v1/credit_notes/"+tied["id"].(string), "memo=x&metadata[a]=b")
 	events := b.wantRaised(tied["id"].(string), "credit_note.created", "credit_note.updated")
-	b.holds(events[1]["data"].(map[string]any)["previous_attributes"].(map[string]any), `{"memo": null, "metadata": {}}`)
+	b.holds(events[1]["data"].(map[string]any)["previous_attributes"].(map[string]any), `{"memo": null, "metadata": {"a": null}}`)
 	if found := b.must(http.MethodGet, "/v1/credit_notes", "invoice="+id+"&customer="+b.customer+"&created[gte]=1")["data"].([]any); len(found) != 2 {
 		t.Errorf("%d credit notes are listed, want 2", len(found))
 	}

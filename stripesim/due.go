@@ -151,11 +151,7 @@ func (s *Server) forget() {
 		return
 	}
 	s.forgotten = now.Unix()
-	for key, saved := range s.keys {
-		if !saved.running && !now.Before(saved.Until) {
-			delete(s.keys, key)
-		}
-	}
+	s.forgetKeys(now)
 	var old []string
 	for e := range s.store.shelf("event").all {
 		if now.Sub(time.Unix(number(e, "created"), 0)) < eventAge {

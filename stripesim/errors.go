@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // apiError is an error in Stripe's form.
@@ -61,11 +63,19 @@ func (e *apiError) noRetry() *apiError {
 	return e
 }
 
-func (e *apiError) body() []byte {
+// refuse makes the answer of an error, which leads to the call's own log.
+func (c *call) refuse(e *apiError) *answer {
+	return &answer{status: e.status, body: e.body(c.id, c.s.clock.Now().Unix()), header: e.header}
+}
+
+func (e *apiError) body(request string, now int64) []byte {
 	members := object{"type": e.typ, "message": e.message}
+	if request != "" {
+		members["request_log_url"] = fmt.Sprintf("https://dashboard.stripe.com/test/logs/%s?t=%d", request, now)
+	}
 	if e.code != "" {
 		members["code"] = e.code
-		members["doc_url"] = "https://stripe.com/docs/error-codes/" + e.code
+		members["doc_url"] = "https://stripe.com/docs/error-codes/" + strings.ReplaceAll(e.code, "_", "-")
 	}
 	if e.param != "" {
 		members["param"] = e.param
@@ -77,11 +87,6 @@ func (e *apiError) body() []byte {
 	return b
 }
 
-func (s *Server) writeError(w http.ResponseWriter, requestID string, e *apiError) {
-	answer := &answer{status: e.status, body: e.body(), header: e.header}
-	s.write(w, requestID, answer)
-}
-
 // answer is a response before it is written.
 type answer struct {
 	status int
@@ -89,17 +94,28 @@ type answer struct {
 	header map[string]string
 }
 
+// skewed is the time as the simulator's own clock shows it to others.
+func (s *Server) skewed() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clock.Now().Add(time.Duration(s.switches.ClockSkewSeconds) * time.Second)
+}
+
 func (s *Server) write(w http.ResponseWriter, requestID string, a *answer) {
+	s.head(w, requestID, a, int64(len(a.body)))
+	_, _ = w.Write(a.body) // the client may be gone
+}
+
+// head writes status and headers of an answer with a body of so many bytes.
+func (s *Server) head(w http.ResponseWriter, requestID string, a *answer, size int64) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Stripe-Version", APIVersion)
-	if requestID != "" {
-		h.Set("Request-Id", requestID)
-	}
+	h.Set("Date", s.skewed().UTC().Format(http.TimeFormat))
+	h.Set("Request-Id", requestID)
 	for k, v := range a.header {
 		h.Set(k, v)
 	}
-	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	h.Set("Content-Length", strconv.FormatInt(size, 10))
 	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body) // the client may be gone
 }

@@ -166,6 +166,9 @@ func checkScalar(kind string, value any, name string) (any, *apiError) {
 				return nil, invalid(name+"["+key+"]", "", "Metadata values must be strings, but for key `%s` you passed in a hash.", key)
 			}
 		}
+		if name == "metadata" || strings.HasSuffix(name, "[metadata]") {
+			return inner, checkMetadataMap(name, inner)
+		}
 		return inner, nil
 	}
 	s, ok := value.(string)

@@ -18,6 +18,7 @@ type user struct {
 }
 
 func newUser(t testing.TB, o ...stripesim.Options) *user {
+	t.Helper()
 	return &user{Sim: stripesim.New(t, o...), t: t}
 }
 

@@ -84,7 +84,7 @@ func TestWhatIsFoundOutWhen(t *testing.T) {
 			m.must(http.MethodDelete, "/v1/customers/"+gone, "")
 			a := m.call(http.MethodPost, "/v1/billing/meter_events", "identifier=bad&"+strings.NewReplacer("CUS", m.customer, "GONE", gone).Replace(tc.form))
 			m.Advance(10 * time.Second)
-			if switches == always || (tc.early && switches != never) {
+			if switches.MeterErrorsSync || (tc.early && !switches.MeterErrorsAsync) {
 				m.refused(a, http.StatusBadRequest, badRequest, tc.code, tc.param)
 				if n := len(m.reports()); n != 0 || m.State().MeterEvents.Accepted != 0 {
 					t.Errorf("%s was refused and still taken", tc.code)

@@ -3,6 +3,7 @@ package stripesim
 import (
 	"iter"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +29,7 @@ func (s *Server) render(o object, expand []string) []byte {
 	body, err := encode(make([]byte, 0, 512), s.view(o, expand))
 	if err != nil {
 		s.logger.Error("an answer cannot be encoded", "error", err)
-		return serverError().body()
+		return serverError().body("", 0)
 	}
 	return body
 }
@@ -149,13 +150,14 @@ func (s *Server) list(c *call, kind string, passes func(object) bool) (object, *
 		return nil, err
 	}
 	sh := s.store.shelf(kind)
-	cursor, direction := c.text("starting_after"), "starting_after"
-	if c.text("ending_before") != "" {
-		cursor, direction = c.text("ending_before"), "ending_before"
+	cursor, direction, err := c.cursor(kind, func(id string) bool { return sh.byID[id] != nil })
+	if err != nil {
+		return nil, err
 	}
-	older, younger, stands := sh.around(c, cursor)
-	if !stands {
-		return nil, missing(kind, cursor, direction)
+	older, younger, _ := sh.around(c, cursor)
+	passes = s.visible(kind, passes)
+	if c.shifted(limit) && direction == "starting_after" {
+		older = append(slices.Clone(older), cursor)
 	}
 	if direction == "ending_before" {
 		found := sh.collect(slices.Values(younger), limit+1, func(o object) bool { return text(o, "id") != cursor && passes(o) }, nil)
@@ -232,24 +234,62 @@ func page(c *call, url, kind string, all []any) (object, *apiError) {
 	at := func(id string) int {
 		return slices.IndexFunc(all, func(o any) bool { return text(o.(object), "id") == id })
 	}
-	if before := c.text("ending_before"); before != "" {
-		i := at(before)
-		if i < 0 {
-			return nil, missing(kind, before, "ending_before")
-		}
+	cursor, direction, err := c.cursor(kind, func(id string) bool { return at(id) >= 0 })
+	if err != nil {
+		return nil, err
+	}
+	if direction == "ending_before" {
+		i := at(cursor)
 		from := max(0, i-limit)
 		return listObject(url, all[from:i], from > 0), nil
 	}
 	from := 0
-	if after := c.text("starting_after"); after != "" {
-		i := at(after)
-		if i < 0 {
-			return nil, missing(kind, after, "starting_after")
-		}
-		from = i + 1
+	if cursor != "" {
+		from = at(cursor) + 1
+	}
+	if c.shifted(limit) {
+		from--
 	}
 	to := min(len(all), from+limit)
 	return listObject(url, all[from:to], to < len(all)), nil
+}
+
+// cursor gives the id that a page starts from, and the parameter that named it.
+func (c *call) cursor(kind string, stands func(id string) bool) (id, direction string, err *apiError) {
+	direction = "starting_after"
+	for _, name := range []string{"starting_after", "ending_before"} {
+		if c.text(name) == "" {
+			continue
+		}
+		if id, direction = c.text(name), name; !stands(id) {
+			err = missing(kind, id, name)
+			err.status = http.StatusBadRequest
+			return "", "", err
+		}
+	}
+	if c.text("starting_after") != "" && c.text("ending_before") != "" {
+		return "", "", invalid("", "", "Received both starting_after and ending_before parameters. Please pass in only one.")
+	}
+	return id, direction, nil
+}
+
+// shifted tells that the page has moved on by one since the page before was read,
+// and begins with the object that ended that one. A page of one would end nowhere.
+func (c *call) shifted(limit int) bool {
+	return c.fault.is("page_shift") && c.text("starting_after") != "" && limit > 1
+}
+
+// visible narrows a filter to the objects that have reached the lists already.
+func (s *Server) visible(kind string, passes func(object) bool) func(object) bool {
+	lag, ok := s.switches.ListLagSeconds[kind]
+	if !ok {
+		lag = s.switches.ListLagSeconds["*"]
+	}
+	if lag <= 0 {
+		return passes
+	}
+	newest := s.now() - lag
+	return func(o object) bool { return number(o, "created") <= newest && passes(o) }
 }
 
 // find gives an object or the error that it does not exist.

@@ -46,6 +46,13 @@ func (s *Server) observe(r *http.Request, c *call, a *answer) {
 	s.log = append(s.log, q)
 }
 
+// Requests gives the last calls of the API, the oldest first.
+func (s *Server) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.log)
+}
+
 // shownRequests is the log as GET /_sim/requests answers it, the newest first.
 func shownRequests(log []Request) []object {
 	shown := make([]object, 0, len(log))

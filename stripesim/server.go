@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
+	"path"
+	"strings"
 	"sync"
 	"time"
 )
@@ -34,6 +36,21 @@ type Switches struct {
 	KeepAmountRefunded   bool  `json:"keep_amount_refunded"`    // a failed refund leaves the charge's amount_refunded as it was
 	MeterEventsPerSecond int   `json:"meter_events_per_second"` // refuse more with 429; 0: no limit
 	MemoryExtraSeconds   int64 `json:"memory_extra_seconds"`    // idempotency keys and identifiers are remembered for 24 hours and up to so much more, at random
+
+	V2Semantics bool `json:"v2_semantics"` // idempotency keys as the v2 API has them: 30 days, and what has failed is done again
+	AnyVersion  bool `json:"any_version"`  // any Stripe-Version is taken; the shapes stay those of APIVersion
+
+	RequestsPerSecond          int `json:"requests_per_second"`          // of all endpoints together; 0: no limit, here and below
+	EndpointRequestsPerSecond  int `json:"endpoint_requests_per_second"` // of each endpoint
+	ConcurrentRequests         int `json:"concurrent_requests"`
+	EndpointConcurrentRequests int `json:"endpoint_concurrent_requests"`
+
+	ClockSkewSeconds int64            `json:"clock_skew_seconds"` // by which the Date header and the time of signatures are off
+	ListLagSeconds   map[string]int64 `json:"list_lag_seconds"`   // by object, or "*": how long a new one stays out of its list
+
+	SandboxRetries            bool `json:"sandbox_retries"`              // webhooks are tried three times over a few hours, not for three days
+	WebhookTimeoutMS          int  `json:"webhook_timeout_ms"`           // a slower answer is a failure; 0: 20 000
+	EndpointDisabledAfterDays int  `json:"endpoint_disabled_after_days"` // an endpoint that has failed for so long is disabled; 0: never
 
 	MeterLagJitterSeconds   int64  `json:"meter_lag_jitter_seconds"`  // each meter event lags up to so much longer, at random
 	MeterErrorsAsync        bool   `json:"meter_errors_async"`        // a wrong time or value, too, is reported later instead of refused
@@ -75,7 +92,7 @@ type Server struct {
 
 	observer func(Request)
 
-	mu          sync.Mutex // guards everything below
+	mu          guard // of everything below
 	store       *store
 	random      *mathrand.Rand
 	switches    Switches
@@ -84,6 +101,8 @@ type Server struct {
 	meters      meterBook
 	usage       usageBook
 	webhooks    webhookControl
+	traffic     traffic
+	expiredKeys map[string]bool     // API keys that were good once
 	inFlight    map[flight]struct{} // meter events under way
 	requests    int64
 	log         []Request // the last ones
@@ -93,6 +112,8 @@ type Server struct {
 	forgotten   int64 // when forget last looked
 	meterSecond int64
 	meterCount  int
+
+	controls []string // the patterns of the control plane
 
 	wake chan struct{}
 	stop context.CancelFunc
@@ -106,7 +127,7 @@ func NewServer(o Options) (*Server, error) {
 		logger: o.Logger, clock: o.Clock, apiKey: o.APIKey, observer: o.Observe, switches: o.Switches,
 		random: mathrand.New(mathrand.NewPCG(o.Seed, 0x7a11)), //nolint:gosec // reproducible on purpose
 		keys:   map[string]*savedAnswer{}, inFlight: map[flight]struct{}{}, agenda: newAgenda(), meters: newMeterBook(), usage: newUsageBook(), wake: make(chan struct{}, 1),
-		http: &http.Client{Timeout: webhookTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -114,8 +135,10 @@ func NewServer(o Options) (*Server, error) {
 	if s.clock == nil {
 		s.clock = &ownClock{}
 	}
-	var err error
-	if s.store, err = openStore(o.Dir, s.replay); err != nil {
+	s.store, s.traffic, s.webhooks = &store{kinds: map[string]*shelf{}}, newTraffic(), newWebhookControl()
+	s.expiredKeys = map[string]bool{}
+	s.mu.store = s.store
+	if err := s.store.open(o.Dir, s.replay); err != nil {
 		return nil, err
 	}
 	s.routes()
@@ -202,9 +225,23 @@ func (s *Server) routes() {
 		_, _ = fmt.Fprintf(w, "This is stripesim, a simulator of Stripe at API version %s.\nSend API calls to /v1/… with any sk_test_ key; GET /_sim/state shows what it holds.\n", APIVersion)
 	})
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.writeError(w, "", notFoundURL(r))
+		s.unknownURL(w, r)
 	})
 }
 
+// unknownURL answers what no endpoint answers, a method that an endpoint lacks included.
+func (s *Server) unknownURL(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	c := &call{s: s, r: r, id: s.newID("req")}
+	s.mu.Unlock()
+	s.write(w, c.id, c.dress(c.refuse(notFoundURL(r))))
+}
+
 // ServeHTTP answers Stripe's API under /v1 and the control plane under /_sim.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, "/_sim/") && path.Clean(r.URL.Path) != r.URL.Path {
+		s.unknownURL(w, r) // the mux would redirect, and Stripe does not
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}

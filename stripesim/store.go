@@ -1,13 +1,8 @@
 package stripesim
 
 import (
-	"bufio"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 )
 
@@ -21,6 +16,9 @@ type store struct {
 	kinds   map[string]*shelf
 	journal *os.File
 	err     error // of the journal; it ends the simulator's promises, so it is shown
+	holding bool  // entries are held back until commit
+	held    []entry
+	places  map[string]int // in held, of the objects put
 }
 
 // shelf keeps the objects of one kind.
@@ -51,95 +49,6 @@ var indexed = map[string][]string{
 	"subscription":                 {"customer", "test_clock"},
 	"subscription_item":            {"subscription"},
 	"usage_record_summary":         {"subscription_item"},
-}
-
-// entry is one line of the journal.
-type entry struct {
-	Type    string          `json:"t"` // put, del, clock, meter, key, roll
-	Kind    string          `json:"k,omitempty"`
-	ID      string          `json:"id,omitempty"`
-	Object  object          `json:"o,omitempty"`
-	Seconds float64         `json:"s,omitempty"`
-	Raw     json.RawMessage `json:"r,omitempty"`
-}
-
-// openStore reads the journal in dir, giving each line that is not about an
-// object to replay. A last line that a crash has torn is cut off.
-func openStore(dir string, replay func(entry) error) (*store, error) {
-	s := &store{kinds: map[string]*shelf{}}
-	if dir == "" {
-		return s, nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the simulator's directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "stripesim.jsonl"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the simulator's journal: %w", err)
-	}
-	end, err := s.read(f, replay)
-	if err == nil {
-		err = f.Truncate(end)
-	}
-	if err == nil {
-		_, err = f.Seek(end, io.SeekStart)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("read the simulator's journal: %w", err)
-	}
-	s.journal = f
-	return s, nil
-}
-
-func (s *store) read(f *os.File, replay func(entry) error) (end int64, err error) {
-	lines := bufio.NewReaderSize(f, 1<<16)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return end, nil // what has no line end was never answered
-		}
-		if err != nil {
-			return end, err
-		}
-		e, err := decodeEntry(line)
-		if err != nil {
-			return end, fmt.Errorf("the line at byte %d is damaged: %w", end, err)
-		}
-		end += int64(len(line))
-		switch e.Type {
-		case "put":
-			s.keep(e.Kind, e.ID, e.Object)
-		case "del":
-			s.drop(e.Kind, e.ID)
-		default:
-			if err := replay(e); err != nil {
-				return end, err
-			}
-		}
-	}
-}
-
-func (s *store) persistent() bool { return s.journal != nil }
-
-func (s *store) log(e entry) {
-	if s.journal == nil {
-		return
-	}
-	line, err := json.Marshal(e)
-	if err == nil {
-		_, err = s.journal.Write(append(line, '\n'))
-	}
-	if err != nil && s.err == nil {
-		s.err = fmt.Errorf("write the simulator's journal: %w", err)
-	}
-}
-
-func (s *store) close() error {
-	if s.journal == nil {
-		return s.err
-	}
-	return errors.Join(s.err, s.journal.Close())
 }
 
 func (s *store) shelf(kind string) *shelf {
@@ -261,13 +170,6 @@ func (s *store) delete(kind, id string) {
 
 // get gives an object, nil when there is none.
 func (s *store) get(kind, id string) object { return s.shelf(kind).byID[id] }
-
-// decodeEntry keeps numbers as they are written: ids and amounts would suffer as floats.
-func decodeEntry(line []byte) (entry, error) {
-	var e entry
-	err := decodeExact(line, &e)
-	return e, err
-}
 
 // text gives a member that is a string, else "".
 func text(o object, name string) string {

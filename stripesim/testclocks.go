@@ -110,13 +110,6 @@ func (s *Server) finishClock(clock object) {
 	s.raise(nil, testClock+".ready", clock, previous)
 }
 
-// tick lets happen what is due by the passing of time alone, without any call.
-func (s *Server) tick() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.happen()
-}
-
 // finishClocks makes the clocks ready whose time of advancing is over.
 func (s *Server) finishClocks() {
 	now := s.clock.Now().UnixMilli()
