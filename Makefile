@@ -11,9 +11,10 @@ LINT          := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 TEST_FLAGS    ?= -race -shuffle=on -timeout=15m
 TEST_PACKAGES ?= ./...
 BENCH_FLAGS   ?= -benchtime=2s
+SEEDS         ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench fmt clean FORCE
+.PHONY: help build demo test lint bench oracle fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ bench: ## run the benchmarks
 	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
 	if [ -z "$$packages" ]; then echo 'there are no benchmarks'; exit 0; fi; \
 	set -x; $(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $$packages
+
+oracle: ## play SEEDS=200 random stories against the simulator, and compute what it should hold
+	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle -seeds $(SEEDS)
 
 clean: ## remove what was built
 	rm -rf bin .cache

@@ -29,6 +29,9 @@ func (s *Server) routeCatalog() {
 		if err := c.require("name"); err != nil {
 			return nil, err
 		}
+		if err := s.freeProduct(c.params, "id"); err != nil {
+			return nil, err
+		}
 		return s.makeProduct(c, c.params), nil
 	})
 	s.handle("GET /v1/products/{id}", nil, func(c *call) (object, *apiError) { return s.find("product", c.target(), "id") })
@@ -66,6 +69,14 @@ func priceMatches(c *call, o object) bool {
 	return (!c.has("active") || flag(o, "active") == flag(c.values, "active")) && inRange(c, number(o, "created"))
 }
 
+// freeProduct refuses an id that another product has.
+func (s *Server) freeProduct(p params, name string) *apiError {
+	if id := p.text("id"); id != "" && s.store.get("product", id) != nil {
+		return invalid(name, "resource_already_exists", "Product already exists.")
+	}
+	return nil
+}
+
 func (s *Server) makeProduct(c *call, p params) object {
 	id := p.text("id")
 	if id == "" {
@@ -93,9 +104,18 @@ func (s *Server) makePrice(c *call, p params) (object, *apiError) {
 	if err != nil {
 		return nil, err
 	}
+	var recurs any
+	if recurring := p.child("recurring"); recurring.values != nil {
+		if recurs, err = s.recurring(recurring); err != nil {
+			return nil, err
+		}
+	}
 	product := p.text("product")
 	if data := p.child("product_data"); data.values != nil {
 		if err := data.require("name"); err != nil {
+			return nil, err
+		}
+		if err := s.freeProduct(data, "product_data[id]"); err != nil {
 			return nil, err
 		}
 		product = text(s.makeProduct(c, data), "id")
@@ -107,12 +127,9 @@ func (s *Server) makePrice(c *call, p params) (object, *apiError) {
 		"id": s.newID("price"), "object": "price", "created": s.now(), "livemode": false, "active": !p.has("active") || flag(p.values, "active"),
 		"billing_scheme": "per_unit", "currency": strings.ToLower(p.text("currency")), "custom_unit_amount": nil, "lookup_key": p.orNull("lookup_key"),
 		"metadata": p.metadata(), "nickname": p.orNull("nickname"), "product": product, "tax_behavior": "unspecified", "tiers_mode": nil,
-		"transform_quantity": nil, "type": "one_time", "unit_amount": amount, "unit_amount_decimal": decimal, "recurring": nil,
+		"transform_quantity": nil, "type": "one_time", "unit_amount": amount, "unit_amount_decimal": decimal, "recurring": recurs,
 	}
-	if recurring := p.child("recurring"); recurring.values != nil {
-		if o["recurring"], err = s.recurring(recurring); err != nil {
-			return nil, err
-		}
+	if recurs != nil {
 		o["type"] = "recurring"
 	}
 	s.store.put("price", o)

@@ -105,12 +105,8 @@ func (f *Fault) after(s *Server, w http.ResponseWriter, r *http.Request, c *call
 	case "error_500_after":
 		e := serverError()
 		stored := &answer{status: e.status, body: e.body()}
-		if c.key != "" && a.status == http.StatusOK {
-			s.mu.Lock()
-			if saved := s.keys[c.key]; saved != nil {
-				saved.Status, saved.Body, saved.Header = stored.status, stored.body, nil
-			}
-			s.mu.Unlock()
+		if c.key != "" && c.executed && r.Method == http.MethodPost { // a replay leaves what is stored
+			s.remember(c.key, stored, true)
 		}
 		s.write(w, c.id, stored)
 	case "malformed_json":

@@ -221,6 +221,9 @@ func (s *Server) switchMeter(c *call, status string) (object, *apiError) {
 	if text(o, "status") == status {
 		return nil, invalid("", "", "The meter is already %s.", status)
 	}
+	if name := text(o, "event_name"); status == "active" && s.activeMeter(name) != nil {
+		return nil, invalid("event_name", "resource_already_exists", "An active meter with the event name `%s` already exists.", name)
+	}
 	transitions := object{"deactivated_at": nil}
 	name := "billing.meter.reactivated"
 	if status == "inactive" {

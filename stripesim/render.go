@@ -158,6 +158,9 @@ func backward(ids []string) iter.Seq[string] {
 // old for the created filter.
 func olderThanAsked(c *call, o object) bool {
 	r, created := c.child("created"), number(o, "created")
+	if created == 0 {
+		return false // a deleted customer, which has no time of its own any more
+	}
 	return (r.has("gte") && created < r.number("gte")) || (r.has("gt") && created < r.number("gt"))
 }
 
