@@ -189,7 +189,7 @@ func (o *oracle) auditMeters(r reader, st stripesim.State) {
 		for _, window := range []string{"", "day", "hour"} {
 			from, to := began.Add(-oldest).Unix()/86400*86400, o.now.Unix()/86400*86400+86400
 			if window == "hour" {
-				from = to - 5*86400
+				from = to - 2*86400
 			}
 			sum, wanted := new(big.Rat), o.total(pair[0], pair[1], from, to)
 			query := url.Values{"customer": {pair[1]}, "start_time": {strconv.FormatInt(from, 10)}, "end_time": {strconv.FormatInt(to, 10)}}
