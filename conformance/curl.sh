@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a person types who tries the simulator with curl: the README's words, run.
+# What a person types who tries the simulator with curl, and what has to come back.
 # curl_test.go runs it with STRIPESIM_URL and STRIPESIM_KEY set.
 set -eu
 

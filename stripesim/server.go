@@ -162,7 +162,10 @@ func (s *Server) routes() {
 		_, _ = fmt.Fprintf(w, "This is stripesim, a simulator of Stripe at API version %s.\nSend API calls to /v1/… with any sk_test_ key; GET /_sim/state shows what it holds.\n", APIVersion)
 	})
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.writeError(w, "", notFoundURL(r))
+		s.mu.Lock()
+		id := s.newID("req")
+		s.mu.Unlock()
+		s.writeError(w, id, notFoundURL(r))
 	})
 }
 
