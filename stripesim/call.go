@@ -238,7 +238,7 @@ func (s *Server) remember(key string, a *answer, store bool) {
 func (s *Server) replay(e entry) error {
 	switch e.Type {
 	case "clock":
-		s.clock.Advance(time.Duration(e.Seconds * float64(time.Second)))
+		s.clock.Advance(time.Duration(e.Seconds*float64(time.Second) + 0.5)) // to the nearest nanosecond
 	case "key":
 		saved := &savedAnswer{}
 		if err := json.Unmarshal(e.Raw, saved); err != nil {

@@ -57,6 +57,7 @@ func (b *meterBook) restore(raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return err
 	}
+	b.settle(r.Received) // as it was then: an identifier may have been used again since
 	b.take(&r)
 	return nil
 }

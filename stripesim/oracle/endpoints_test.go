@@ -52,7 +52,9 @@ var endpointRules = []rule{
 		data, _ := e.answer["data"].([]any)
 		for _, raw := range data {
 			event, _ := raw.(map[string]any)
-			o.shown[textOf(event, "id")] = wholeOf(event["created"])
+			if id := textOf(event, "id"); o.shown[id] == 0 {
+				o.shown[id], o.showed = wholeOf(event["created"]), append(o.showed, id)
+			}
 			if created := wholeOf(event["created"]); o.now.Unix()-created >= eventsKept || created > o.now.Unix()-o.switches.EventLagSeconds {
 				o.problem("%s shows an event of %d", describe(e), created)
 			}

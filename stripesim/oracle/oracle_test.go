@@ -73,6 +73,7 @@ type oracle struct {
 	keys     map[string]*keyUse
 	seen     map[string]bool  // request ids
 	shown    map[string]int64 // events that were listed, with their time
+	showed   []string         // the same, in that order
 	usage    usage
 	problems []string
 	now      time.Time

@@ -73,6 +73,9 @@ func judgeCoverage(t *testing.T, covered map[string]int, all bool) {
 			t.Errorf("no call was struck by %s", fault)
 		}
 	}
+	if t.Logf("%6d restarts", covered["restart"]); all && covered["restart"] == 0 {
+		t.Error("the simulator was never started again")
+	}
 	share := 100 * executed / (executed + refusals)
 	t.Logf("%d keys used again; %d %% of the calls that reached their endpoints were executed", covered["key used again"], share)
 	if share < 50 || share > 95 || covered["key used again"] == 0 {

@@ -35,34 +35,63 @@ type story struct {
 	random *rand.Rand
 	oracle *oracle
 	log    []entry
+	keeps  bool                // the log
 	heard  []stripesim.Request // seen since the last call
 	past   []sent              // with a key
 	keys   int
 	calls  int
 	with   stripesim.Switches
+	seed   uint64
+	dir    string // where the simulator keeps its state; "" for nowhere
 }
 
 func newStory(t testing.TB, seed uint64) *story {
 	t.Helper()
-	s := &story{t: t, clock: &clock{now: began}, random: rand.New(rand.NewPCG(seed, 0x0fac1e)), oracle: newOracle()}
+	s := &story{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0x0fac1e)), oracle: newOracle()}
 	s.with = stripesim.Switches{
 		MeterErrorsSync: s.often(0.5), RefundEvents: s.often(0.5), KeepAmountRefunded: s.often(0.5),
 		MeterLagSeconds: one(s, int64(0), 0, 1, 30, 600), EventLagSeconds: one(s, int64(0), 0, 5, 60), MemoryExtraSeconds: one(s, int64(0), 0, 0, 3600, 86400),
 	}
-	var err error
-	s.sim, err = stripesim.NewServer(stripesim.Options{
-		Clock: s.clock, APIKey: key, Seed: seed, Switches: s.with, Observe: func(q stripesim.Request) { s.heard = append(s.heard, q) },
-	})
-	if err != nil {
-		t.Fatal(err)
+	if s.often(0.3) {
+		s.dir = t.TempDir()
 	}
+	s.start()
 	t.Cleanup(func() {
 		if err := s.sim.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	s.ask(http.MethodPost, "/_sim/webhooks", `{"pause": true}`) // nobody listens
 	return s
+}
+
+// start starts the simulator. One with a directory moves its new clock on to where
+// the old one stood.
+func (s *story) start() {
+	var err error
+	s.clock = &clock{now: began}
+	s.sim, err = stripesim.NewServer(stripesim.Options{
+		Clock: s.clock, APIKey: key, Seed: s.seed, Switches: s.with, Dir: s.dir, Observe: func(q stripesim.Request) { s.heard = append(s.heard, q) },
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.ask(http.MethodPost, "/_sim/webhooks", `{"pause": true}`) // nobody listens
+}
+
+// restart ends the simulator and starts it again from what it has kept.
+func (s *story) restart() {
+	if s.dir == "" {
+		return
+	}
+	before := s.clock.Now()
+	if err := s.sim.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.start()
+	if now := s.clock.Now(); !now.Equal(before) {
+		s.oracle.problem("after a restart it is %v, and was %v", now, before)
+	}
+	s.oracle.cells["restart"]++
 }
 
 // often is true with a probability.
@@ -102,8 +131,13 @@ func (s *story) follow(first ...entry) {
 	}
 	s.heard = s.heard[:0]
 	for _, e := range first {
-		s.log = append(s.log, e)
 		s.oracle.take(e)
+		if s.keeps {
+			if e.Method != control {
+				e.answer = nil // read again when it is needed: a page is large
+			}
+			s.log = append(s.log, e)
+		}
 	}
 }
 
@@ -266,6 +300,8 @@ func (s *story) play(calls int) {
 			s.pass(one(s, time.Minute, 10*time.Minute, time.Hour, 6*time.Hour))
 		case s.often(0.002):
 			s.pass(one(s, 24*time.Hour, 24*time.Hour-time.Second, 3*24*time.Hour, 8*24*time.Hour))
+		case s.often(0.0005):
+			s.restart()
 		case s.often(0.05):
 			s.again()
 		default:
@@ -278,6 +314,7 @@ func (s *story) play(calls int) {
 			}
 		}
 	}
+	s.restart()
 	s.calm()
 	s.oracle.audit(s)
 }
