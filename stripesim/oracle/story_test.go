@@ -60,6 +60,7 @@ func newStory(t testing.TB, seed uint64) *story {
 		if err := s.sim.Close(); err != nil {
 			t.Error(err)
 		}
+		*s = story{} // package testing keeps this function, and with it all that it reaches
 	})
 	return s
 }
