@@ -11,9 +11,10 @@ LINT          := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 TEST_FLAGS    ?= -race -shuffle=on -timeout=15m
 TEST_PACKAGES ?= ./...
 BENCH_FLAGS   ?= -benchtime=2s
+SEEDS         ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench fmt clean FORCE
+.PHONY: help build demo test lint bench oracle fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ demo: build ## play a day in the life; ends by itself with CI set or without a t
 	@if [ -n "$$CI" ] || ! [ -t 0 ] || ! [ -t 1 ]; then set -- --exit; fi; $(BIN) demo "$$@"
 
 test: ## run all tests with the race detector
-	@scripts/need postgres race
+	@scripts/need postgres race node curl
 	$(GO) vet $(TEST_PACKAGES)
 	$(GO) test $(TEST_FLAGS) $(TEST_PACKAGES)
 	cd conformance && $(GO) vet ./... && $(GO) test $(TEST_FLAGS) ./...
@@ -39,7 +40,7 @@ lint: $(LINT) ## check format, lint rules and go.mod
 	$(LINT) run
 	$(GO) mod tidy -diff
 	cd conformance && $(LINT) run -c ../.golangci.yml && $(GO) mod tidy -diff
-	@for script in scripts/* .ci/run; do bash -n "$$script" || exit 1; done
+	@for script in scripts/* .ci/run conformance/*.sh; do bash -n "$$script" || exit 1; done
 
 $(LINT):
 	@mkdir -p $(@D)
@@ -55,5 +56,8 @@ bench: ## run the benchmarks
 	if [ -z "$$packages" ]; then echo 'there are no benchmarks'; exit 0; fi; \
 	set -x; $(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $$packages
 
+oracle: ## play SEEDS=200 random stories against the simulator, and compute what it should hold
+	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle -seeds $(SEEDS)
+
 clean: ## remove what was built
-	rm -rf bin .cache
+	rm -rf bin .cache conformance/node/node_modules

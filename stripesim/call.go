@@ -179,7 +179,7 @@ func (s *Server) authenticate(r *http.Request) *apiError {
 func (s *Server) replay(e entry) error {
 	switch e.Type {
 	case "clock":
-		s.clock.Advance(time.Duration(e.Seconds * float64(time.Second)))
+		s.clock.Advance(time.Duration(e.Seconds*float64(time.Second) + 0.5)) // to the nearest nanosecond
 	case "key":
 		return s.restoreKey(e)
 	case "delivery":

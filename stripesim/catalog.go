@@ -28,6 +28,9 @@ func (s *Server) routeCatalog() {
 		if err := c.require("name"); err != nil {
 			return nil, err
 		}
+		if err := s.freeProduct(c.params, "id"); err != nil {
+			return nil, err
+		}
 		return s.makeProduct(c, c.params), nil
 	})
 	s.handle("GET /v1/products/{id}", nil, func(c *call) (object, *apiError) { return s.find("product", c.target(), "id") })
@@ -66,6 +69,14 @@ func priceMatches(c *call, o object) bool {
 		return false
 	}
 	return (!c.has("active") || flag(o, "active") == flag(c.values, "active")) && inRange(c, number(o, "created"))
+}
+
+// freeProduct refuses an id that another product has.
+func (s *Server) freeProduct(p params, name string) *apiError {
+	if id := p.text("id"); id != "" && s.store.get("product", id) != nil {
+		return invalid(name, "resource_already_exists", "Product already exists.")
+	}
+	return nil
 }
 
 func (s *Server) makeProduct(c *call, p params) object {

@@ -36,10 +36,7 @@ func member(o map[string]any, path ...string) any {
 	return o[path[len(path)-1]]
 }
 
-const (
-	invalidRequest = "invalid_request_error"
-	formType       = "application/x-www-form-urlencoded"
-)
+const formType = "application/x-www-form-urlencoded"
 
 // many makes n parameters of a map.
 func many(name string, n int) string {
