@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"tallystick/api"
 	"tallystick/meter"
@@ -168,9 +167,9 @@ func TestAccountRefusals(t *testing.T) {
 	c.want(201, http.MethodPut, "/v1/accounts/"+strings.Repeat("a", 128), `{"stripe_customers": [`+strings.Join(many[:20], ",")+`], "low_balance": 0}`)
 }
 
-// TestARevokedKeyIsRefusedEverywhereWithinItsSecond revokes in one process what
+// TestARevokedKeyIsRefusedEverywhere revokes in one process what
 // another has in its cache.
-func TestARevokedKeyIsRefusedEverywhereWithinItsSecond(t *testing.T) {
+func TestARevokedKeyIsRefusedEverywhere(t *testing.T) {
 	t.Parallel()
 	c := opened(t, 0)
 	other := c.beside()
@@ -184,14 +183,10 @@ func TestARevokedKeyIsRefusedEverywhereWithinItsSecond(t *testing.T) {
 		}
 	}
 	c.want(200, http.MethodDelete, "/v1/keys/"+key.ID, "")
-	revoked := time.Now()
 	if c.Works(t.Context(), key.Secret, meter.ScopeRead) {
 		t.Error("the process that revoked the key takes it")
 	}
 	c.await("the other process to refuse the key", func() bool { return !other.Works(t.Context(), key.Secret, meter.ScopeRead) })
-	if took := time.Since(revoked); took > 10*time.Second {
-		t.Errorf("the other process took the key for %v", took)
-	}
 	c.want(404, http.MethodDelete, "/v1/keys/nothing", "")
 	if a := c.want(200, http.MethodGet, "/v1/keys", ""); strings.Contains(a.body, "tsk_") || !strings.Contains(a.body, `"revoked_at":"2026`) {
 		t.Errorf("the list shows a secret, or not that the key is revoked: %s", a.body)

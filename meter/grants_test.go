@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"tallystick/api"
+	"tallystick/ledger"
 )
 
 const (
@@ -142,6 +145,42 @@ func TestTheSameGrantFromTwoProcessesAtOnce(t *testing.T) {
 	}
 	if fresh != 1 || c.available() != "7" {
 		t.Errorf("%d answers were no repeats, want 1; acme holds %s, want 7", fresh, c.available())
+	}
+	c.verified()
+}
+
+// TestNewCreditsPayDebtFirst makes a debt as a refund does. Two transfers come of
+// one grant, and the answer is the balance after both, again and again.
+func TestNewCreditsPayDebtFirst(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 10)
+	c.want(201, http.MethodPost, "/v1/usage", usageOf("usage-0001", 8))
+	ref := ledger.RefOf("acme")
+	err := c.own.InTx(t.Context(), func(tx *sqlx.Tx) error {
+		batch, err := ledger.Load(t.Context(), tx, []ledger.Ref{ref})
+		if err != nil {
+			return err
+		}
+		g, err := batch.Grant(t.Context(), tx, ref, "grant-0000")
+		if err != nil {
+			return err
+		}
+		if _, err := batch.Apply(ref, ledger.Operation{Kind: ledger.KindRefund, Cause: "re_1", Amount: g.Credits, Grant: g, At: start}); err != nil {
+			return err
+		}
+		return batch.Save(t.Context(), tx)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{grants: `{"id": "grant-0001", "credits": 9}`, adjustments: `{"id": "adjust-0001", "credits": 5, "reason": "r"}`} {
+		first := c.want(201, http.MethodPost, path, want)
+		if again := c.want(201, http.MethodPost, path, want); again.body != first.body || !again.replayed {
+			t.Errorf("%s was answered\n%s\nand again\n%s", want, first.body, again.body)
+		}
+	}
+	if got := c.available(); got != "6" {
+		t.Errorf("acme holds %s, want 6: fourteen less the debt of eight", got)
 	}
 	c.verified()
 }

@@ -81,7 +81,7 @@ func TestTheAPIAgreesWithTheNaiveModel(t *testing.T) {
 		overdraft := rapid.SampledFrom([]string{"0", "0", "1.5"}).Draw(rt, "overdraft")
 		c.want(201, http.MethodPut, "/v1/accounts/"+account, fmt.Sprintf(`{"overdraft": %q}`, overdraft))
 		n := &naive{available: new(big.Rat), overdraft: rat(rt, overdraft), usages: map[string]said{}, grants: map[string]said{}}
-		for range 8 {
+		for range 6 {
 			process := processes[rapid.IntRange(0, 1).Draw(rt, "process")]
 			if rapid.IntRange(0, 3).Draw(rt, "what") == 0 {
 				n.stepGrant(rt, process, account, outcomes)

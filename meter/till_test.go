@@ -27,6 +27,10 @@ import (
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+// patient waits for the locks that tests hold longer than a service would, because
+// a busy machine takes its time between taking and releasing them.
+var patient = pg.Options{LockTimeout: time.Minute, StatementTimeout: time.Minute}
+
 // till is a Meter over a database of its own, served over HTTP, with a clock that
 // stands still unless a test moves it.
 type till struct {
@@ -63,7 +67,7 @@ func opened(t *testing.T, credits int) *till {
 	t.Helper()
 	dsn := pgtest.DSN(t)
 	c := &till{t: t, dsn: dsn, own: pgtest.Owner(t, dsn), clock: &clock{now: start}}
-	c.serve(pgtest.Open(t, dsn, pg.Options{}))
+	c.serve(pgtest.Open(t, dsn, patient))
 	key, err := c.CreateKey(t.Context(), api.KeyRequest{Name: "test", Scopes: []string{meter.ScopeAdmin}})
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +88,7 @@ func (c *till) beside() *till { return c.through(c.dsn) }
 func (c *till) through(dsn string) *till {
 	c.t.Helper()
 	other := &till{t: c.t, dsn: c.dsn, own: c.own, key: c.key, clock: c.clock}
-	other.serve(pgtest.Open(c.t, dsn, pg.Options{}))
+	other.serve(pgtest.Open(c.t, dsn, patient))
 	return other
 }
 

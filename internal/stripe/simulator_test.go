@@ -67,7 +67,7 @@ func through(t *testing.T, fault string, want stripe.Verdict) {
 	if err := sim.AddFaults(&stripesim.Fault{Method: http.MethodPost, Path: "/v1/billing/meter_events", Fault: fault, Times: 1}); err != nil {
 		t.Fatal(err)
 	}
-	client := stripe.New(stripe.Config{Key: sim.Key, BaseURL: sim.URL, Timeout: 500 * time.Millisecond})
+	client := stripe.New(stripe.Config{Key: sim.Key, BaseURL: sim.URL, Timeout: 2 * time.Second})
 	e := event
 	e.Customer, e.Timestamp = customer, sim.Now()
 	verdict, _, err := client.SendMeterEvent(t.Context(), e)

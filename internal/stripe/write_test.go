@@ -81,7 +81,7 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 				says(200, noResult)(0, w, r)
 				return
 			}
-			http.Redirect(w, r, "/elsewhere", status)
+			says(status, "{}", "Location", "/elsewhere")(0, w, r) // read as an answer, it would say done
 		})
 		verdict, _, err := d.SendMeterEvent(t.Context(), event)
 		if verdict != stripe.VerdictUnknown || err == nil || len(d.asked()) != 1 {
