@@ -499,7 +499,7 @@ func goType(name string) any {
 		"invoiceitem": func() any { return new(stripe.InvoiceItem) }, "credit_note": func() any { return new(stripe.CreditNote) },
 		"credit_note_line_item":        func() any { return new(stripe.CreditNoteLineItem) },
 		"customer_balance_transaction": func() any { return new(stripe.CustomerBalanceTransaction) },
-		"subscription": func() any { return new(stripe.Subscription) }, "subscription_item": func() any { return new(stripe.SubscriptionItem) },
+		"subscription":                 func() any { return new(stripe.Subscription) }, "subscription_item": func() any { return new(stripe.SubscriptionItem) },
 		"usage_record": func() any { return new(stripe.UsageRecord) }, "usage_record_summary": func() any { return new(stripe.UsageRecordSummary) },
 		"test_helpers.test_clock": func() any { return new(stripe.TestHelpersTestClock) },
 	}
