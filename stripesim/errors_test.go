@@ -195,14 +195,14 @@ func protocolErrors() []refusal {
 			message: "This value must be greater than or equal to 1 and less than or equal to 100 (sent: 101)",
 		},
 		{
-			name: "a cursor that is nobody's", method: get, path: "/v1/customers", form: "starting_after=cus_nobody", status: 404, kind: invalidRequest, code: "resource_missing",
+			name: "a cursor that is nobody's", method: get, path: "/v1/customers", form: "starting_after=cus_nobody", status: 400, kind: invalidRequest, code: "resource_missing",
 			param: "starting_after", message: "No such customer: 'cus_nobody'",
 		},
 		{
-			name: "a cursor backwards that is nobody's", method: get, path: "/v1/charges", form: "ending_before=ch_nobody", status: 404, kind: invalidRequest, code: "resource_missing",
+			name: "a cursor backwards that is nobody's", method: get, path: "/v1/charges", form: "ending_before=ch_nobody", status: 400, kind: invalidRequest, code: "resource_missing",
 			param: "ending_before", message: "No such charge: 'ch_nobody'",
 		},
-		{name: "a key that is too long", method: post, path: "/v1/customers", key: tooLong, status: 400, kind: invalidRequest, message: "Keys for idempotent requests can be at most 255 characters long"},
+		{name: "a key that is too long", method: post, path: "/v1/customers", key: tooLong, status: 400, kind: invalidRequest, message: "Keys for idempotent requests can be at most 255 characters long. Your key was 256."},
 	}
 }
 
@@ -226,8 +226,8 @@ func keyErrors() []refusal {
 			kind: invalidRequest, code: "parameter_unknown", param: "shape", message: "Received unknown parameter: shape", answers: map[string]string{"Idempotent-Replayed": ""},
 		},
 		{
-			name: "a declined card is stored", setUp: used("/v1/payment_intents", "amount=5&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"), method: post,
-			path: "/v1/payment_intents", form: "amount=5&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined", key: "one", status: 402, kind: "card_error",
+			name: "a declined card is stored", setUp: used("/v1/payment_intents", "amount=50&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"), method: post,
+			path: "/v1/payment_intents", form: "amount=50&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined", key: "one", status: 402, kind: "card_error",
 			code: "card_declined", message: "Your card was declined.", answers: map[string]string{"Idempotent-Replayed": "true"},
 		},
 		{
@@ -273,7 +273,7 @@ func faultErrors() []refusal {
 		},
 		{name: "a 500", setUp: struck(stripesim.Fault{Fault: "error_500_before"}), method: post, path: "/v1/customers", status: 500, kind: "api_error", message: "An unknown error occurred"},
 		{name: "a 503", setUp: struck(stripesim.Fault{Fault: "error_503"}), method: post, path: "/v1/customers", status: 503, kind: "api_error", message: "Stripe is temporarily unavailable."},
-		{name: "a key that has expired", setUp: struck(stripesim.Fault{Fault: "unauthorized_401"}), method: get, path: "/v1/customers", status: 401, kind: invalidRequest, message: "Expired API Key provided…"},
+		{name: "a key that has expired", setUp: struck(stripesim.Fault{Fault: "unauthorized_401"}), method: get, path: "/v1/customers", status: 401, kind: invalidRequest, code: "api_key_expired", message: "Expired API Key provided: sk_test_****"},
 	}
 }
 
@@ -328,9 +328,9 @@ func catalogErrors() []refusal {
 			name: "a price with 13 places", setUp: product, method: post, path: "/v1/prices", form: "currency=usd&product=$product&unit_amount_decimal=0.0000000000001", status: 400,
 			kind: invalidRequest, param: "unit_amount_decimal", message: "Invalid decimal: 0.0000000000001; must contain at maximum twelve decimal places.",
 		},
-		refusal{name: "a price of no product", method: post, path: "/v1/prices", form: "currency=usd&unit_amount=1&product=prod_nobody", status: 404, kind: invalidRequest, code: "resource_missing", param: "product", message: "No such product: 'prod_nobody'"},
+		refusal{name: "a price of no product", method: post, path: "/v1/prices", form: "currency=usd&unit_amount=1&product=prod_nobody", status: 400, kind: invalidRequest, code: "resource_missing", param: "product", message: "No such product: 'prod_nobody'"},
 		refusal{
-			name: "a price of no meter leaves no product", method: post, path: "/v1/prices", status: 404, kind: invalidRequest, code: "resource_missing", param: "recurring[meter]",
+			name: "a price of no meter leaves no product", method: post, path: "/v1/prices", status: 400, kind: invalidRequest, code: "resource_missing", param: "recurring[meter]",
 			form:    "currency=usd&unit_amount=1&product_data[name]=x&recurring[interval]=month&recurring[usage_type]=metered&recurring[meter]=mtr_nobody",
 			message: "No such billing meter: 'mtr_nobody'",
 		},
