@@ -64,7 +64,7 @@ func TestWhatAParameterNamesIsABadRequest(t *testing.T) {
 	all["method"] = u.make("/v1/payment_methods", "type=card&card[token]=tok_visa")
 	all["open"] = u.make("/v1/payment_intents", "amount=500&currency=usd")
 	all["meter"] = u.make("/v1/billing/meters", "display_name=x&event_name=x&default_aggregation[formula]=sum")
-	fill := func(s string) string { return os.Expand(s, func(name string) string { return all[name] }) }
+	fill := func(s string) string { return filled(all, s) }
 	for _, row := range []struct{ call, form, param, message string }{
 		{"POST /v1/payment_intents/$open", "customer=cus_nobody", "customer", "No such customer: 'cus_nobody'"},
 		{"POST /v1/payment_intents/$open/confirm", "payment_method=pm_nobody", "payment_method", "No such PaymentMethod: 'pm_nobody'"},

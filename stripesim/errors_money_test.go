@@ -60,7 +60,7 @@ func paymentErrors() []refusal {
 			code: "resource_missing", param: "customer", message: "No such customer: 'cus_nobody'",
 		},
 		refusal{
-			name: "a card that declines", setUp: open, method: post, path: "/v1/payment_intents/$intent/confirm", form: "payment_method=pm_card_chargeDeclined", status: 402,
+			name: "a card that declines", setUp: open, tries: true, method: post, path: "/v1/payment_intents/$intent/confirm", form: "payment_method=pm_card_chargeDeclined", status: 402,
 			kind: "card_error", code: "card_declined", message: "Your card was declined.",
 		},
 		refusal{
