@@ -62,25 +62,27 @@ func creditErrors() []refusal {
 	return append(rows, missingErrors("credit_note", "id", "POST /v1/credit_notes/cn_nobody", "POST /v1/credit_notes/cn_nobody/void", "GET /v1/credit_notes/cn_nobody/lines")...)
 }
 
+// disputed is a payment under dispute, which has gone through outcomes.
+func disputed(outcomes ...string) func(*user) map[string]string {
+	return func(u *user) map[string]string {
+		all := paidIntent(u)
+		id, err := u.OpenDispute(stripesim.Dispute{Charge: all["charge"]})
+		for _, outcome := range outcomes {
+			if err == nil {
+				err = u.ResolveDispute(id, outcome, 0)
+			}
+		}
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		all["dispute"] = id
+		return all
+	}
+}
+
 // disputeErrors are those of disputes, of refunds that meet them, and of what moved
 // the money.
 func disputeErrors() []refusal {
-	disputed := func(outcomes ...string) func(*user) map[string]string {
-		return func(u *user) map[string]string {
-			all := paidIntent(u)
-			id, err := u.OpenDispute(stripesim.Dispute{Charge: all["charge"]})
-			for _, outcome := range outcomes {
-				if err == nil {
-					err = u.ResolveDispute(id, outcome, 0)
-				}
-			}
-			if err != nil {
-				u.t.Fatal(err)
-			}
-			all["dispute"] = id
-			return all
-		}
-	}
 	held := func(u *user) map[string]string {
 		pi := u.must(post, "/v1/payment_intents", "amount=1000&currency=usd&confirm=true&payment_method=pm_card_visa&capture_method=manual")
 		return map[string]string{"intent": idIn(pi), "charge": pi["latest_charge"].(string)}

@@ -1,6 +1,7 @@
 package stripesim_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -88,8 +89,28 @@ func TestErrors(t *testing.T) {
 			if after := counts(u); !row.tries && !maps.Equal(before, after) {
 				t.Errorf("the refusal has changed something: %v became %v", before, after)
 			}
+			if row.method == post && row.key == "" && row.status < http.StatusTooManyRequests && !row.tries && row.status != http.StatusUnauthorized {
+				refusedByKey(t, u, row, a, fill)
+			}
 		})
 	}
+}
+
+// refusedByKey makes a call that is refused under a key, twice: a key changes nothing
+// about a refusal, and is free for another call afterwards.
+func refusedByKey(t *testing.T, u *user, row refusal, first reply, fill func(string) string) {
+	t.Helper()
+	before := counts(u)
+	for range 2 {
+		a := u.call(row.method, fill(row.path), fill(row.form), "Idempotency-Key", "refused")
+		if a.Status != first.Status || fmt.Sprint(member(a.Body, "error", "message")) != fmt.Sprint(member(first.Body, "error", "message")) || a.Header.Get("Idempotent-Replayed") != "" {
+			t.Errorf("under a key it is answered %d %s with %v", a.Status, a.Raw, a.Header)
+		}
+	}
+	if after := counts(u); !maps.Equal(before, after) {
+		t.Errorf("the refusals under a key have changed %v into %v", before, after)
+	}
+	u.must(post, "/v1/customers", "", "Idempotency-Key", "refused")
 }
 
 // counts counts the objects of each kind of which there are any.
