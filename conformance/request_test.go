@@ -244,6 +244,7 @@ func playCalls(t *testing.T, sim *stripesim.Sim) played {
 
 // everyCall gives a call for each method of our client.
 func everyCall(t *testing.T, c *stripe.Client, p played) map[string]func() error {
+	t.Helper()
 	ctx, event := t.Context(), ""
 	from, to := time.Now().Add(-48*time.Hour).Truncate(time.Hour), time.Now().Add(time.Hour).Truncate(time.Hour)
 	usage := stripe.MeterEvent{EventName: "calls", Customer: p.customer, Identifier: "ts_1", Value: credit.Units(3), Timestamp: time.Now().Add(-time.Minute), Attempt: 1}
