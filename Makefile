@@ -54,7 +54,7 @@ bench: ## run the benchmarks
 	@scripts/need postgres
 	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
 	if [ -z "$$packages" ]; then echo 'there are no benchmarks'; exit 0; fi; \
-	set -x; $(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $$packages
+	set -x; $(GO) test -run '^$$' -bench . -benchmem -timeout=60m $(BENCH_FLAGS) $$packages
 
 oracle: ## play SEEDS=200 random stories against the simulator, and compute what it should hold
 	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle -seeds $(SEEDS)

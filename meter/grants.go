@@ -41,34 +41,36 @@ func balanceAfter(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, version int6
 // GrantCredits gives credits to an account, once per id. It tells whether the
 // answer is that of an earlier request.
 func (m *Meter) GrantCredits(ctx context.Context, account string, q api.GrantRequest, by string) (answer api.Grant, again bool, err error) {
-	g, err := m.validateGrant(q)
+	g, expired, err := m.validateGrant(q)
 	if err != nil {
 		return answer, false, err
 	}
 	ref := ledger.RefOf(account)
 	err = m.db.InTx(ctx, func(tx *sqlx.Tx) error {
 		fresh := g
-		answer, again, err = giveGrant(ctx, tx, ref, &fresh, by)
+		answer, again, err = giveGrant(ctx, tx, ref, &fresh, expired, by)
 		return err
 	})
 	return answer, again, err
 }
 
-func (m *Meter) validateGrant(q api.GrantRequest) (ledger.Grant, error) {
-	var p fault.Problems
+// validateGrant makes a grant of a request. Expired refuses one whose end has come,
+// unless its id is known: it may come while the request is sent again.
+func (m *Meter) validateGrant(q api.GrantRequest) (g ledger.Grant, expired, err error) {
+	var p, late fault.Problems
 	now := m.now()
-	g := ledger.Grant{ID: q.ID, Kind: ledger.KindGrant, Priority: q.Priority, ExpiresAt: utc(q.ExpiresAt), Reason: q.Reason, CreatedAt: now}
+	g = ledger.Grant{ID: q.ID, Kind: ledger.KindGrant, Priority: q.Priority, ExpiresAt: utc(q.ExpiresAt), Reason: q.Reason, CreatedAt: now}
 	if !idForm.MatchString(q.ID) {
 		p.Addf("/id", idRule)
 	}
-	var err error
 	if g.Credits, err = credit.ParseAmount(string(q.Credits)); err != nil {
 		p.Addf("/credits", "%v", err)
 	} else if g.Credits <= 0 {
 		p.Addf("/credits", "must be more than zero")
 	}
+	checkWritable(&p, "/expires_at", q.ExpiresAt)
 	if q.ExpiresAt != nil && !q.ExpiresAt.After(now) {
-		p.Addf("/expires_at", "must be in the future")
+		late.Addf("/expires_at", "must be in the future")
 	}
 	if q.Priority < -priorityMax || q.Priority > priorityMax {
 		p.Addf("/priority", "must be from %d to %d; lower is spent first", -priorityMax, priorityMax)
@@ -81,15 +83,16 @@ func (m *Meter) validateGrant(q api.GrantRequest) (ledger.Grant, error) {
 		expires = g.ExpiresAt.Format(time.RFC3339Nano)
 	}
 	g.Fingerprint = hashTexts("grant", g.Credits.String(), q.Reason, expires, strconv.Itoa(q.Priority))
-	return g, p.Err(fault.ErrUnprocessed)
+	expired = p.Postpone(&late, fault.ErrUnprocessed)
+	return g, expired, p.Err(fault.ErrUnprocessed)
 }
 
-func giveGrant(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, g *ledger.Grant, by string) (api.Grant, bool, error) {
+func giveGrant(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, g *ledger.Grant, expired error, by string) (api.Grant, bool, error) {
 	batch, err := ledger.Load(ctx, tx, []ledger.Ref{ref})
 	if err != nil {
 		return api.Grant{}, false, err
 	}
-	if batch.State(ref) == nil {
+	if batch.State(ref) == nil && expired == nil {
 		return api.Grant{}, false, ledger.ErrNoAccount
 	}
 	stands, err := batch.Grant(ctx, tx, ref, g.ID)
@@ -102,6 +105,9 @@ func giveGrant(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, g *ledger.Grant
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return api.Grant{}, false, err
+	}
+	if expired != nil {
+		return api.Grant{}, false, expired
 	}
 	op := ledger.Operation{Kind: ledger.KindGrant, Cause: g.ID, Amount: g.Credits, Grant: g, Actor: by, Note: g.Reason, At: g.CreatedAt}
 	transfers, err := batch.Apply(ref, op)

@@ -161,6 +161,7 @@ func (m *Meter) CreateKey(ctx context.Context, q api.KeyRequest) (api.Key, error
 			p.Addf(fmt.Sprintf("/scopes/%d", i), "must be usage, read or admin")
 		}
 	}
+	checkWritable(&p, "/expires_at", q.ExpiresAt)
 	if q.ExpiresAt != nil && !q.ExpiresAt.After(m.now()) {
 		p.Addf("/expires_at", "must be in the future")
 	}
@@ -250,6 +251,14 @@ func (m *Meter) handleRevokeKey(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.JSON(w, http.StatusOK, key)
+}
+
+// checkWritable refuses a time that has five digits of a year in UTC: RFC 3339 has
+// four, so no answer could hold it.
+func checkWritable(p *fault.Problems, pointer string, t *time.Time) {
+	if t != nil && t.UTC().Year() > 9999 {
+		p.Addf(pointer, "must be before the year 10000 in UTC")
+	}
 }
 
 func utc(t *time.Time) *time.Time {

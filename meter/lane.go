@@ -72,7 +72,11 @@ func (m *Meter) submit(ctx context.Context, usages []usage) []result {
 	return results
 }
 
+// enqueue holds the lock while it looks and puts: what it puts in, it puts in
+// before the lanes are told to drain, however long it was held up in between.
 func (m *Meter) enqueue(j *job) error {
+	m.closing.RLock()
+	defer m.closing.RUnlock()
 	select {
 	case <-m.closed:
 		return errClosing
@@ -98,22 +102,18 @@ func (l *lane) run() {
 	}
 }
 
-// drain commits what was accepted before the meter was closed. A job that slips
-// in behind is answered all the same, because the loop ends on an empty lane.
+// drain commits what was accepted before the meter was closed. Nothing comes
+// behind it, because enqueue has the lock.
 func (l *lane) drain() {
 	for {
 		select {
 		case j := <-l.in:
 			l.commit(l.gather(j))
-		case <-time.After(closeGrace):
+		default:
 			return
 		}
 	}
 }
-
-// closeGrace is how long a closing lane waits for a caller that saw it open a
-// moment before.
-const closeGrace = 50 * time.Millisecond
 
 // gather takes what has arrived, in order, up to the bound.
 func (l *lane) gather(first *job) []*job {

@@ -36,10 +36,11 @@ type Meter struct {
 	logger *slog.Logger
 	keys   keyCache
 
-	lanes  []*lane
-	closed chan struct{}
-	once   sync.Once
-	wg     sync.WaitGroup
+	lanes   []*lane
+	closing sync.RWMutex // written while closed is closed; read while a usage is put into its lane
+	closed  chan struct{}
+	once    sync.Once
+	wg      sync.WaitGroup
 }
 
 // New starts a Meter's lanes; Close ends them.
@@ -61,7 +62,11 @@ func New(c Config) *Meter {
 // Close refuses further usage, lets what was accepted be committed and answered,
 // and returns when the lanes have ended. Closing twice is harmless.
 func (m *Meter) Close() {
-	m.once.Do(func() { close(m.closed) })
+	m.once.Do(func() {
+		m.closing.Lock()
+		defer m.closing.Unlock()
+		close(m.closed)
+	})
 	m.wg.Wait()
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"tallystick/api"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/internal/web"
 )
 
@@ -157,10 +158,14 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var created bool
-	err = m.db.InTx(r.Context(), func(tx *sqlx.Tx) (err error) {
+	put := func(tx *sqlx.Tx) (err error) {
 		created, err = d.put(r.Context(), tx, m.now())
 		return err
-	})
+	}
+	err = m.db.InTx(r.Context(), put)
+	if pg.IsCode(err, pg.CodeUniqueViolation) {
+		err = m.db.InTx(r.Context(), put) // somebody made it a moment before: now there is a row to lock
+	}
 	if err != nil {
 		return err
 	}

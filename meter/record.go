@@ -26,6 +26,7 @@ type usage struct {
 	dimensions  map[string]string
 	fingerprint []byte
 	actor       string
+	untimely    error // refuses it, unless it is known
 }
 
 type usageKey struct {
@@ -111,6 +112,9 @@ func (m *Meter) record(ctx context.Context, tx *sqlx.Tx, usages []usage) ([]resu
 // charge decides one usage that is not known yet. The order of its refusals is
 // documented in openapi.yaml.
 func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now time.Time, r *record) error {
+	if u.untimely != nil {
+		return u.untimely
+	}
 	if batch.State(u.ref) == nil {
 		return ledger.ErrNoAccount
 	}

@@ -48,23 +48,32 @@ func (m *Meter) validate(q api.UsageRequest, by string, p *fault.Problems, point
 	} else if u.quantity <= 0 {
 		p.Addf(pointer+"/quantity", "must be more than zero")
 	}
-	now := m.now()
-	u.occurredAt = now
-	if q.OccurredAt != nil {
-		u.occurredAt = q.OccurredAt.UTC().Truncate(time.Microsecond)
-		if u.occurredAt.Before(now.Add(-ageMax)) {
-			p.Addf(pointer+"/occurred_at", "must be at most 35 days ago")
-		}
-		if u.occurredAt.After(now.Add(aheadMax)) {
-			p.Addf(pointer+"/occurred_at", "must be at most 5 minutes ahead")
-		}
-	}
 	checkTexts(p, pointer+"/dimensions", q.Dimensions, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	u.occurredAt, u.untimely = m.occurred(q.OccurredAt, p, pointer)
 	if u.dimensions == nil {
 		u.dimensions = map[string]string{}
 	}
 	u.fingerprint = fingerprint(q, u)
 	return u
+}
+
+// occurred gives the time of a usage, and the refusal of one that is too old or
+// too far ahead. The time runs out while usage is sent again: where it is the
+// only mistake, whether the id is known decides.
+func (m *Meter) occurred(at *time.Time, p *fault.Problems, pointer string) (time.Time, error) {
+	now := m.now()
+	if at == nil {
+		return now, nil
+	}
+	var untimely fault.Problems
+	t := at.UTC().Truncate(time.Microsecond)
+	if t.Before(now.Add(-ageMax)) {
+		untimely.Addf(pointer+"/occurred_at", "must be at most 35 days ago")
+	}
+	if t.After(now.Add(aheadMax)) {
+		untimely.Addf(pointer+"/occurred_at", "must be at most 5 minutes ahead")
+	}
+	return t, p.Postpone(&untimely, fault.ErrUnprocessed)
 }
 
 // checkTexts bounds a map of names to texts.

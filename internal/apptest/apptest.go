@@ -200,7 +200,9 @@ func (a *App) Settled() {
 		if len(events.Data) > 0 {
 			return false
 		}
-		for _, state := range []string{"sending", "ambiguous", "pending"} {
+		// In the order in which a delivery moves, and the first state again: one that moved on
+		// between two looks is seen at the second.
+		for _, state := range []string{"pending", "sending", "ambiguous", "pending"} {
 			a.Want(http.StatusOK, "GET", "/v1/deliveries?limit=500&state="+state, nil, &deliveries)
 			for _, d := range deliveries.Data {
 				if state != "pending" || !d.NextTryAt.After(a.Clock.Now()) {

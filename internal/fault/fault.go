@@ -134,6 +134,17 @@ func (p *Problems) Err(base *Error) error {
 	return &c
 }
 
+// Postpone is for mistakes that time makes, which count only when something new is
+// asked for. Beside mistakes in p they are reported with them at once; else they
+// are returned as an error, for whoever finds out whether it is new.
+func (p *Problems) Postpone(late *Problems, base *Error) error {
+	if len(p.fields) > 0 {
+		p.fields = append(p.fields, late.fields...)
+		return nil
+	}
+	return late.Err(base)
+}
+
 // textMax bounds what Text gives, in bytes.
 const textMax = 1000
 

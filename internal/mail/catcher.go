@@ -228,6 +228,7 @@ func (c *Catcher) Handler() http.Handler {
 	}))
 	mux.HandleFunc("GET /mail/{id}/source", c.one(func(w http.ResponseWriter, m *Caught) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff") // it may look like HTML
 		_, _ = w.Write(m.source)
 	}))
 	mux.HandleFunc("GET /mail/{id}/attachments/{name}", func(w http.ResponseWriter, r *http.Request) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
@@ -94,10 +93,11 @@ func (s *Sender) Send(ctx context.Context, m Message) error {
 	if err != nil {
 		return fmt.Errorf("set the SMTP client up: %w", err)
 	}
-	if err := client.DialAndSendWithContext(ctx, message); err != nil {
-		return classify(err)
+	err = client.DialAndSendWithContext(ctx, message)
+	if err == nil || message.IsDelivered() { // how a server ends its session is no matter of the mail
+		return nil
 	}
-	return nil
+	return classify(err)
 }
 
 func (s *Sender) options() []gomail.Option {
@@ -119,22 +119,29 @@ func (s *Sender) options() []gomail.Option {
 	return options
 }
 
-// classify finds a 5xx answer, which is final; 4xx and cut connections are not.
+// classify finds a 5xx answer about the mail, which is final. Not so 4xx and cut
+// connections, nor what a server refuses before it hears of the mail: a password
+// or a service is mended, and the mail must still be there then.
 func classify(err error) error {
-	var protocol *textproto.Error
-	if errors.As(err, &protocol) && protocol.Code >= 500 {
-		return &PermanentError{Err: err}
+	var refused *gomail.SendError
+	if !errors.As(err, &refused) || refused.ErrorCode() < 500 {
+		return err
 	}
-	var send *gomail.SendError
-	if errors.As(err, &send) && send.ErrorCode() >= 500 {
+	switch refused.Reason {
+	case gomail.ErrSMTPMailFrom, gomail.ErrSMTPRcptTo, gomail.ErrSMTPData, gomail.ErrSMTPDataClose:
 		return &PermanentError{Err: err}
+	default:
+		return err
 	}
-	return err
 }
 
 // compose refuses line breaks in what becomes a header: they would start another.
 func (s *Sender) compose(m Message) (*gomail.Msg, error) {
-	for _, header := range append([]string{m.ID, m.Subject, m.InReplyTo, s.from}, m.To...) {
+	headers := append([]string{m.ID, m.Subject, m.InReplyTo, s.from}, m.To...)
+	for _, a := range m.Attachments {
+		headers = append(headers, a.Name, a.ContentType)
+	}
+	for _, header := range headers {
 		if strings.ContainsAny(header, "\r\n\x00") {
 			return nil, errors.New("a header of the mail holds a line break")
 		}

@@ -30,6 +30,7 @@ const (
 	timeoutDefault = 20 * time.Second
 	bodyMax        = 8 << 20
 	readTries      = 4
+	readWait       = time.Minute // beyond it a read gives up: its caller comes again by itself
 	pageSize       = 100
 	pagesMax       = 10_000
 )
@@ -164,12 +165,19 @@ func (c *Client) list(ctx context.Context, path string, query url.Values, each f
 	return fmt.Errorf("stripe %s: more than %d pages", path, pagesMax)
 }
 
-// read is a GET that is tried again on whatever may pass.
+// read is a GET that is tried again on whatever may pass, when Stripe says.
 func (c *Client) read(ctx context.Context, path string, query url.Values, v stripego.LastResponseSetter) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := c.call(ctx, http.MethodGet, path, query, "", v)
-		if err != nil && !passing(err) {
+		if err == nil {
+			return struct{}{}, nil
+		}
+		wait := retryAfter(err)
+		switch {
+		case !passing(err) || wait > readWait:
 			err = backoff.Permanent(err)
+		case wait > 0:
+			err = errors.Join(err, &backoff.RetryAfterError{Duration: wait})
 		}
 		return struct{}{}, err
 	}, backoff.WithMaxTries(readTries), backoff.WithBackOff(&backoff.ExponentialBackOff{
@@ -205,9 +213,37 @@ func (c *Client) call(ctx context.Context, method, path string, values url.Value
 func passing(err error) bool {
 	var e *stripego.Error
 	if errors.As(err, &e) {
+		switch shouldRetry(e) {
+		case "true":
+			return true
+		case "false":
+			return false
+		}
 		return e.HTTPStatusCode == http.StatusTooManyRequests || e.HTTPStatusCode == http.StatusConflict || e.HTTPStatusCode >= 500
 	}
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// shouldRetry is Stripe's own word on another try: true, false or "". It knows
+// more than the status does.
+func shouldRetry(e *stripego.Error) string {
+	if e.LastResponse == nil {
+		return ""
+	}
+	return e.LastResponse.Header.Get("Stripe-Should-Retry")
+}
+
+// retryAfter is how long Stripe wants to be left alone; zero when it does not say.
+func retryAfter(err error) time.Duration {
+	var e *stripego.Error
+	if !errors.As(err, &e) || e.LastResponse == nil {
+		return 0
+	}
+	seconds, err := strconv.Atoi(e.LastResponse.Header.Get("Retry-After"))
+	if err != nil || seconds < 0 || seconds > 3600 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // IsMissing tells whether Stripe says that the object does not exist.

@@ -77,21 +77,10 @@ func judge(err error) (Verdict, time.Duration) {
 	case e.HTTPStatusCode == http.StatusBadRequest && strings.Contains(e.Msg, "already exists with identifier"):
 		// The one place where Stripe gives no code to go by (stripe-go has none either).
 		return VerdictDone, 0
-	case e.HTTPStatusCode >= 400:
+	case e.HTTPStatusCode >= 400 && shouldRetry(e) != "true":
 		return VerdictRejected, 0
 	}
 	return VerdictUnknown, 0
-}
-
-func retryAfter(e *stripego.Error) time.Duration {
-	if e.LastResponse == nil {
-		return 0
-	}
-	seconds, err := strconv.Atoi(e.LastResponse.Header.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > 3600 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
 }
 
 // CancelMeterEvent takes an event back; Stripe does so within 24 hours of its receipt.

@@ -12,9 +12,11 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -110,7 +112,22 @@ func (s *Server) call(h Handler, w http.ResponseWriter, r *http.Request) (err er
 			err = fault.ErrInternal.With(errors.New("panic: " + slog.AnyValue(p).String() + "\n" + string(debug.Stack())))
 		}
 	}()
+	if !isText(r) {
+		return errNoText
+	}
 	return h(w, r)
+}
+
+var errNoText = fault.ErrInvalid.Withf("the address holds U+0000 or what is no UTF-8")
+
+// isText tells whether an address is text that Postgres takes: handlers look for
+// what it names, and would make an error of ours out of the caller's mistake.
+func isText(r *http.Request) bool {
+	texts := []string{r.URL.Path}
+	for name, values := range r.URL.Query() {
+		texts = append(append(texts, name), values...)
+	}
+	return !slices.ContainsFunc(texts, func(text string) bool { return !utf8.ValidString(text) || strings.Contains(text, "\x00") })
 }
 
 func (s *Server) done(r *http.Request, route, id string, rec *recorder, took time.Duration, notes []slog.Attr, err error) {
@@ -248,7 +265,7 @@ func Page(r *http.Request, position any) (limit int, err error) {
 	}
 	if text := r.URL.Query().Get("cursor"); text != "" {
 		raw, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil || json.Unmarshal(raw, position) != nil {
+		if err != nil || holdsNUL(raw) || json.Unmarshal(raw, position) != nil {
 			p.Addf("#query/cursor", "must be the next_cursor of an earlier page")
 		}
 	}
@@ -278,10 +295,11 @@ func Time(r *http.Request, p *fault.Problems, name string, fallback time.Time) t
 		return fallback
 	}
 	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
+	t = t.UTC()
+	if err != nil || t.Year() < 0 || t.Year() > 9999 { // which an offset can make of a year of four digits
 		p.Addf("#query/"+name, "must be a time such as 2026-01-31T00:00:00Z")
 	}
-	return t.UTC()
+	return t
 }
 
 // Cell makes text safe as a cell of a CSV file: a spreadsheet would run what
