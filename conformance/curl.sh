@@ -69,6 +69,42 @@ contains 'an identifier counts once' "$(stripe billing/meter_events -d event_nam
 want 'usage adds up' "$(stripe "billing/meters/$meter/event_summaries" -G -d "customer=$customer" -d "start_time=$start" -d "end_time=$((start + 3600))" -d value_grouping_window=hour |
 	field aggregated_value)" 23
 
+opened=$(sim clock | field now)
+clock=$(stripe test_helpers/test_clocks -d "frozen_time=$opened" -d name=months | own clock)
+subscriber=$(stripe customers -d name=Acme -d "test_clock=$clock" -d payment_method=pm_card_visa -d 'invoice_settings[default_payment_method]=pm_card_visa' | own cus)
+calls=$(stripe prices -d currency=usd -d unit_amount_decimal=2.5 -d 'product_data[name]=Calls' -d 'recurring[interval]=week' -d 'recurring[usage_type]=metered' | own price)
+subscription=$(stripe subscriptions -d "customer=$subscriber" -d "items[0][price]=$calls")
+item=$(echo "$subscription" | own si)
+subscription=$(echo "$subscription" | own sub)
+want 'a subscription begins' "$(stripe "subscriptions/$subscription" | field current_period_start)" "$opened"
+want 'usage is reported' "$(stripe "subscription_items/$item/usage_records" -d quantity=40 | field quantity)" 40
+want 'and again' "$(stripe "subscription_items/$item/usage_records" -d quantity=2 -d timestamp=now -d action=increment | field quantity)" 2
+contains 'not for a time before' "$(stripe "subscription_items/$item/usage_records" -d quantity=1 -d "timestamp=$((opened - 1))")" \
+	"timestamps must be after the subscription's last invoice period (or current period start time)."
+want 'usage of the period adds up' "$(stripe "subscription_items/$item/usage_record_summaries" | field total_usage)" 42
+want 'the next invoice is known' "$(stripe invoices/upcoming -G -d "subscription=$subscription" | field amount_due)" 105
+want 'a week and two hours pass' "$(stripe "test_helpers/test_clocks/$clock/advance" -d "frozen_time=$((opened + 7 * 86400 + 7200))" | field status)" advancing
+want 'the clock has arrived' "$(stripe "test_helpers/test_clocks/$clock" | field status)" ready
+invoice=$(stripe invoices -G -d "subscription=$subscription" -d limit=1 | own in)
+want 'the week is paid' "$(stripe "invoices/$invoice" | field amount_paid)" 105
+want 'a new period is open' "$(stripe "subscription_items/$item/usage_record_summaries" -G -d limit=1 | field total_usage)" 0
+contains 'an item with usage stays' "$(stripe "subscription_items/$item" -X DELETE)" 'all related usage records must be cleared too by setting clear_usage=true'
+want 'the clock goes, and all with it' "$(stripe "test_helpers/test_clocks/$clock" -X DELETE | field deleted)" true
+want 'the subscription has ended' "$(stripe "subscriptions/$subscription" | field status)" canceled
+
+intent=$(stripe payment_intents -d amount=3000 -d currency=usd -d confirm=true -d payment_method=pm_card_visa)
+charge=$(echo "$intent" | field latest_charge)
+dispute=$(sim disputes -d "{\"charge\": \"$charge\", \"reason\": \"fraudulent\"}" | own dp)
+want 'a dispute waits for an answer' "$(stripe "disputes/$dispute" | field status)" needs_response
+contains 'what is disputed is not refunded' "$(stripe refunds -d "charge=$charge")" "Charge $charge has been charged back; cannot issue a refund."
+want 'the money is withdrawn' "$(stripe balance_transactions -G -d "source=$dispute" | field net)" -4500
+stripe "disputes/$dispute" -d 'evidence[uncategorized_text]=It was delivered' -d submit=true >/dev/null
+want 'the bank looks at it' "$(stripe "disputes/$dispute" | field status)" under_review
+want 'and finds for us' "$(sim "disputes/$dispute" -d '{"outcome": "won"}' | field status)" won
+contains 'the money comes back' "$(stripe events -G -d type=charge.dispute.funds_reinstated)" "$dispute"
+want 'nothing is there for a wrong id' "$(stripe disputes/dp_nobody -o /dev/null -w '%{http_code}')" 404
+want 'a wrong id in a parameter is a bad request' "$(stripe refunds -d charge=ch_nobody -o /dev/null -w '%{http_code}')" 400
+
 first=$(stripe customers -H 'Idempotency-Key: one' -d name=once | own cus)
 want 'a key executes once' "$(stripe customers -H 'Idempotency-Key: one' -d name=once | own cus)" "$first"
 contains 'and says so' "$(stripe customers -i -H 'Idempotency-Key: one' -d name=once)" 'Idempotent-Replayed: true'

@@ -19,7 +19,7 @@ func TestCurl(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if n := strings.Count(string(out), "ok: "); n < 15 {
+	if n := strings.Count(string(out), "ok: "); n < 40 {
 		t.Errorf("only %d steps were played:\n%s", n, out)
 	}
 }

@@ -56,7 +56,7 @@ func TestNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob(filepath.Join("node", "*.test.mjs"))
-	if err != nil || len(files) < 5 {
+	if err != nil || len(files) < 8 {
 		t.Fatalf("the stories are %q, %v", files, err)
 	}
 	for _, file := range files {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,10 +14,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	stripego "github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-mock/embedded"
 	"github.com/stripe/stripe-mock/server"
 
@@ -69,8 +74,10 @@ type tee struct {
 	t         *testing.T
 	simulator http.Handler
 	mocks     map[string]http.Handler
-	knows     func(name, method, path string) bool
-	calls     map[string]int
+	documents map[string]*regexp.Regexp // the paths that each mock's document has
+	shown     map[string]int            // by the name of the mock
+	unknown   map[string]bool           // what a document does not have: its name and the path
+	cursors   int                       // requests for a further page
 }
 
 func (w *tee) ServeHTTP(out http.ResponseWriter, r *http.Request) {
@@ -83,13 +90,17 @@ func (w *tee) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 		q.Body = io.NopCloser(bytes.NewReader(body))
 		return q
 	}
+	if r.URL.Query().Has("starting_after") {
+		w.cursors++
+	}
 	for name, m := range w.mocks {
-		if !w.knows(name, r.Method, r.URL.Path) {
+		if !w.documents[name].MatchString(r.Method + " " + r.URL.Path) {
+			w.unknown[name+" "+r.URL.Path] = true
 			continue
 		}
 		answer := httptest.NewRecorder()
 		m.ServeHTTP(answer, again())
-		w.calls[name]++
+		w.shown[name]++
 		if answer.Code >= http.StatusBadRequest {
 			w.t.Errorf("stripe-mock %s answers %d to %s %s?%s with %s: %s", name, answer.Code, r.Method, r.URL.Path, r.URL.RawQuery, body, answer.Body)
 		}
@@ -97,30 +108,99 @@ func (w *tee) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	w.simulator.ServeHTTP(out, again())
 }
 
+// pathsOf makes a pattern of all methods and paths of a document.
+func pathsOf(t *testing.T, document []byte) *regexp.Regexp {
+	t.Helper()
+	var d struct {
+		Paths map[string]map[string]json.RawMessage `json:"paths"`
+	}
+	if err := json.Unmarshal(document, &d); err != nil || len(d.Paths) < 300 {
+		t.Fatalf("the document has %d paths, %v", len(d.Paths), err)
+	}
+	member := regexp.MustCompile(`\\\{[^}]*\\\}`) // as QuoteMeta leaves it
+	var all []string
+	for path, methods := range d.Paths {
+		for method := range methods {
+			all = append(all, strings.ToUpper(method)+" "+member.ReplaceAllString(regexp.QuoteMeta(path), "[^/]+"))
+		}
+	}
+	return regexp.MustCompile("^(?:" + strings.Join(all, "|") + ")$")
+}
+
 // TestOurRequestsAreThoseThatStripeTakes makes every call that our client can make
-// and shows it to stripe-mock of both versions.
+// and shows it to stripe-mock of both versions. Only billing meters are unknown to
+// the older one.
 func TestOurRequestsAreThoseThatStripeTakes(t *testing.T) {
 	t.Parallel()
 	sim := stripesim.New(t)
 	old := pinnedDocument(t)
-	w := &tee{t: t, simulator: sim.Server, calls: map[string]int{}, mocks: map[string]http.Handler{
-		"v0.185.0": mock(t, embedded.OpenAPISpec, false), pinned: mock(t, old, true),
-	}}
-	w.knows = func(name, _, path string) bool {
-		return name != pinned || !strings.HasPrefix(path, "/v1/billing/")
+	const young = "v0.185.0"
+	w := &tee{
+		t: t, simulator: sim.Server, shown: map[string]int{}, unknown: map[string]bool{},
+		mocks:     map[string]http.Handler{young: mock(t, embedded.OpenAPISpec, false), pinned: mock(t, old, true)},
+		documents: map[string]*regexp.Regexp{young: pathsOf(t, embedded.OpenAPISpec), pinned: pathsOf(t, old)},
 	}
 	listener := httptest.NewServer(w)
 	t.Cleanup(listener.Close)
-	played := playCalls(t, sim)
-	callEverything(t, stripe.New(stripe.Config{Key: sim.Key, BaseURL: listener.URL, Logger: slog.New(slog.DiscardHandler)}), played)
-	if w.calls["v0.185.0"] < 12 || w.calls[pinned] < 8 {
-		t.Errorf("too few requests were shown: %v", w.calls)
+	p := playCalls(t, sim)
+	calls := everyCall(t, stripe.New(stripe.Config{Key: sim.Key, BaseURL: listener.URL, Logger: slog.New(slog.DiscardHandler)}), p)
+	client := reflect.TypeFor[*stripe.Client]()
+	for i := range client.NumMethod() {
+		name := client.Method(i).Name
+		before := w.shown[young]
+		if call := calls[name]; call == nil {
+			t.Errorf("%s is never called", name)
+		} else if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if w.shown[young] == before {
+			t.Errorf("%s has shown nothing", name)
+		}
 	}
-	t.Logf("requests shown: %v", w.calls)
+	for path := range w.unknown {
+		if !strings.HasPrefix(path, pinned+" /v1/billing/") {
+			t.Errorf("unknown is %s", path)
+		}
+	}
+	if w.shown[young] < 18 || w.shown[pinned] < 12 || w.cursors < 2 {
+		t.Errorf("too few requests were shown: %v, %d of them with a cursor", w.shown, w.cursors)
+	}
+	t.Logf("requests shown: %v, %d of them with a cursor", w.shown, w.cursors)
+}
+
+// TestWhatIsMissingIsSeenByOurClient tells what is not there from what cannot be
+// asked, by the path or by a parameter.
+func TestWhatIsMissingIsSeenByOurClient(t *testing.T) {
+	t.Parallel()
+	sim := stripesim.New(t, stripesim.Options{Switches: stripesim.Switches{SummariesNeedCustomer: true}})
+	p := playCalls(t, sim)
+	c, ctx := stripe.New(stripe.Config{Key: sim.Key, BaseURL: sim.URL, Logger: slog.New(slog.DiscardHandler)}), t.Context()
+	hour := time.Now().Truncate(time.Hour)
+	totals := func(meter, customer string, to time.Time) error {
+		_, err := c.Totals(ctx, meter, customer, hour, to, false)
+		return err
+	}
+	_, session := c.Session(ctx, "cs_nobody")
+	_, intent := c.PaymentIntent(ctx, "pi_nobody")
+	_, event := c.Event(ctx, "evt_nobody")
+	for what, row := range map[string]struct {
+		err     error
+		status  int
+		missing bool
+	}{
+		"a session": {session, http.StatusNotFound, true}, "an intent": {intent, http.StatusNotFound, true}, "an event": {event, http.StatusNotFound, true},
+		"a meter": {totals("mtr_nobody", p.customer, hour.Add(time.Hour)), http.StatusNotFound, true}, "a customer": {totals(p.meter, "cus_nobody", hour.Add(time.Hour)), http.StatusBadRequest, true},
+		"an event to cancel": {c.CancelMeterEvent(ctx, "calls", "never"), http.StatusBadRequest, true}, "no time": {totals(p.meter, p.customer, hour), http.StatusBadRequest, false},
+	} {
+		var e *stripego.Error
+		if !errors.As(row.err, &e) || e.HTTPStatusCode != row.status || stripe.IsMissing(row.err) != row.missing {
+			t.Errorf("%s gives %v, want the status %d, missing %t", what, row.err, row.status, row.missing)
+		}
+	}
 }
 
 // played names the objects that the calls are about.
-type played struct{ session, meter, customer string }
+type played struct{ session, intent, meter, customer string }
 
 // playCalls puts into the simulator what the calls ask for.
 func playCalls(t *testing.T, sim *stripesim.Sim) played {
@@ -150,50 +230,76 @@ func playCalls(t *testing.T, sim *stripesim.Sim) played {
 	if err := sim.PayCheckout(p.session, "paid"); err != nil {
 		t.Fatal(err)
 	}
+	for range 101 { // more than a page
+		post("/v1/payment_intents", url.Values{"amount": {"100"}, "currency": {"usd"}})
+	}
+	paid, err := stripe.New(stripe.Config{Key: sim.Key, BaseURL: sim.URL, Logger: slog.New(slog.DiscardHandler)}).Session(t.Context(), p.session)
+	if err != nil || paid.PaymentIntent == "" {
+		t.Fatalf("the session is %+v, %v", paid, err)
+	}
+	p.intent = paid.PaymentIntent
 	p.meter = post("/v1/billing/meters", url.Values{"display_name": {"calls"}, "event_name": {"calls"}, "default_aggregation[formula]": {"sum"}})
 	return p
 }
 
-func callEverything(t *testing.T, c *stripe.Client, p played) {
+// everyCall gives a call for each method of our client.
+func everyCall(t *testing.T, c *stripe.Client, p played) map[string]func() error {
 	t.Helper()
-	ctx := t.Context()
-	check := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
+	ctx, event := t.Context(), ""
 	from, to := time.Now().Add(-48*time.Hour).Truncate(time.Hour), time.Now().Add(time.Hour).Truncate(time.Hour)
-	check("ping", c.Ping(ctx))
-	session, err := c.Session(ctx, p.session)
-	check("session", err)
-	_, ok, err := c.SessionOf(ctx, session.PaymentIntent)
-	if check("session of", err); !ok {
-		t.Error("the session of a payment is not found")
+	usage := stripe.MeterEvent{EventName: "calls", Customer: p.customer, Identifier: "ts_1", Value: credit.Units(3), Timestamp: time.Now().Add(-time.Minute), Attempt: 1}
+	send := func() error { _, _, err := c.SendMeterEvent(ctx, usage); return err }
+	events := func() error {
+		return c.Events(ctx, from, to, func(e stripe.Event) error { event = e.ID; return nil })
 	}
-	_, err = c.PaymentIntent(ctx, session.PaymentIntent)
-	check("payment intent", err)
-	_, err = c.RefundsOf(ctx, session.PaymentIntent)
-	check("refunds", err)
-	check("sessions", c.Sessions(ctx, from, to, func(stripe.Session) error { return nil }))
-	check("payment intents", c.PaymentIntents(ctx, from, to, func(stripe.PaymentIntent) error { return nil }))
-	event := ""
-	check("events", c.Events(ctx, from, to, func(e stripe.Event) error { event = e.ID; return nil }))
-	_, err = c.Event(ctx, event)
-	check("event", err)
-	_, _, err = c.SendMeterEvent(ctx, stripe.MeterEvent{
-		EventName: "calls", Customer: p.customer, Identifier: "ts_1", Value: credit.Units(3), Timestamp: time.Now().Add(-time.Minute), Attempt: 1,
-	})
-	check("meter event", err)
-	check("cancel", c.CancelMeterEvent(ctx, "calls", "ts_1"))
-	meters, err := c.Meters(ctx)
-	if check("meters", err); len(meters) != 1 {
-		t.Errorf("%d meters, want 1", len(meters))
+	return map[string]func() error{
+		"Ping": func() error { return c.Ping(ctx) },
+		"Session": func() error {
+			s, err := c.Session(ctx, p.session)
+			if err == nil && s.PaymentIntent != p.intent {
+				return fmt.Errorf("the session is of %q, not of %q", s.PaymentIntent, p.intent)
+			}
+			return err
+		},
+		"SessionOf": func() error {
+			s, ok, err := c.SessionOf(ctx, p.intent)
+			if err == nil && (!ok || s.ID != p.session) {
+				return errors.New("the session of a payment is not found")
+			}
+			return err
+		},
+		"Sessions":       func() error { return c.Sessions(ctx, from, to, func(stripe.Session) error { return nil }) },
+		"PaymentIntent":  func() error { _, err := c.PaymentIntent(ctx, p.intent); return err },
+		"PaymentIntents": func() error { return c.PaymentIntents(ctx, from, to, func(stripe.PaymentIntent) error { return nil }) },
+		"RefundsOf":      func() error { _, err := c.RefundsOf(ctx, p.intent); return err },
+		"Events":         events,
+		"Event": func() error {
+			if err := events(); err != nil {
+				return err
+			}
+			_, err := c.Event(ctx, event)
+			return err
+		},
+		"SendMeterEvent": send,
+		"CancelMeterEvent": func() error {
+			usage.Identifier = "ts_2"
+			if err := send(); err != nil {
+				return err
+			}
+			return c.CancelMeterEvent(ctx, "calls", "ts_2")
+		},
+		"Meters": func() error {
+			meters, err := c.Meters(ctx)
+			if err == nil && len(meters) != 1 {
+				return fmt.Errorf("%d meters, want 1", len(meters))
+			}
+			return err
+		},
+		"Totals": func() error {
+			_, whole := c.Totals(ctx, p.meter, p.customer, from, to, false)
+			_, hourly := c.Totals(ctx, p.meter, p.customer, from, to, true)
+			return errors.Join(whole, hourly)
+		},
+		"PricesOf": func() error { _, err := c.PricesOf(ctx, p.meter); return err },
 	}
-	for _, hourly := range []bool{false, true} {
-		_, err = c.Totals(ctx, p.meter, p.customer, from, to, hourly)
-		check("totals", err)
-	}
-	_, err = c.PricesOf(ctx, p.meter)
-	check("prices", err)
 }

@@ -481,30 +481,3 @@ func objects(value any) []map[string]any {
 	}
 	return all
 }
-
-// goType makes an empty value of stripe-go's type for an object.
-func goType(name string) any {
-	types := map[string]func() any{
-		"customer": func() any { return new(stripe.Customer) }, "product": func() any { return new(stripe.Product) }, "price": func() any { return new(stripe.Price) },
-		"checkout.session": func() any { return new(stripe.CheckoutSession) }, "item": func() any { return new(stripe.LineItem) },
-		"payment_intent": func() any { return new(stripe.PaymentIntent) }, "charge": func() any { return new(stripe.Charge) },
-		"refund": func() any { return new(stripe.Refund) }, "billing.meter": func() any { return new(stripe.BillingMeter) },
-		"billing.meter_event":            func() any { return new(stripe.BillingMeterEvent) },
-		"billing.meter_event_adjustment": func() any { return new(stripe.BillingMeterEventAdjustment) },
-		"billing.meter_event_summary":    func() any { return new(stripe.BillingMeterEventSummary) },
-		"event":                          func() any { return new(stripe.Event) }, "webhook_endpoint": func() any { return new(stripe.WebhookEndpoint) },
-		"payment_method": func() any { return new(stripe.PaymentMethod) }, "dispute": func() any { return new(stripe.Dispute) },
-		"balance_transaction": func() any { return new(stripe.BalanceTransaction) }, "balance": func() any { return new(stripe.Balance) },
-		"invoice": func() any { return new(stripe.Invoice) }, "line_item": func() any { return new(stripe.InvoiceLineItem) },
-		"invoiceitem": func() any { return new(stripe.InvoiceItem) }, "credit_note": func() any { return new(stripe.CreditNote) },
-		"credit_note_line_item":        func() any { return new(stripe.CreditNoteLineItem) },
-		"customer_balance_transaction": func() any { return new(stripe.CustomerBalanceTransaction) },
-		"subscription":                 func() any { return new(stripe.Subscription) }, "subscription_item": func() any { return new(stripe.SubscriptionItem) },
-		"usage_record": func() any { return new(stripe.UsageRecord) }, "usage_record_summary": func() any { return new(stripe.UsageRecordSummary) },
-		"test_helpers.test_clock": func() any { return new(stripe.TestHelpersTestClock) },
-	}
-	if types[name] == nil {
-		return nil
-	}
-	return types[name]()
-}

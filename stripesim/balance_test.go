@@ -39,7 +39,7 @@ func TestMoneyBecomesAvailable(t *testing.T) {
 	wants(t, list, "data.0.amount", "2000", "data.0.status", "available", "has_more", "true")
 	wants(t, u.must(http.MethodGet, "/v1/balance_transactions", "source="+at(list, "data.0.source")+"&expand[]=data.source"), "data.0.source.object", "charge", "data.1", "<none>")
 	wants(t, u.must(http.MethodGet, "/v1/balance_transactions", "type=refund"), "data.0", "<none>")
-	u.refused(u.call(http.MethodGet, "/v1/balance_transactions", "payout=po_1"), 404, "invalid_request_error", "resource_missing", "payout")
+	u.refused(u.call(http.MethodGet, "/v1/balance_transactions", "payout=po_1"), 400, "invalid_request_error", "resource_missing", "payout")
 	u.refused(u.call(http.MethodGet, "/v1/balance_transactions/txn_nobody", ""), 404, "invalid_request_error", "resource_missing", "id")
 }
 

@@ -151,6 +151,7 @@ func (s *Server) run(c *call, e endpoint, err *apiError) (a *answer, stored bool
 		c.executed = err == nil || err.stored
 	}
 	if err != nil {
+		err.place(c.r.URL.Path)
 		return c.refuse(err), err.stored
 	}
 	return &answer{status: http.StatusOK, body: s.render(o, c.expand)}, true

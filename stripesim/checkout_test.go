@@ -54,9 +54,7 @@ func TestSessionsRefuseWhatStripeRefuses(t *testing.T) {
 		{data + "[unit_amount]=700&line_items[0][price_data][product_data][description]=x", "parameter_missing", "line_items[0][price_data][product_data][name]"},
 		{data + "[unit_amount]=700&line_items[0][price_data][product_data][name]=x&line_items[1][price]=price_nobody", "resource_missing", "line_items[1][price]"},
 	} {
-		a := u.call(http.MethodPost, "/v1/checkout/sessions", tc.form)
-		status := map[bool]int{true: 404, false: 400}[tc.code == "resource_missing"]
-		u.refused(a, status, "invalid_request_error", tc.code, tc.param)
+		u.refused(u.call(http.MethodPost, "/v1/checkout/sessions", tc.form), 400, "invalid_request_error", tc.code, tc.param)
 	}
 	if after := u.State().Counts; fmt.Sprint(before) != fmt.Sprint(after) {
 		t.Errorf("refused calls have made something: %v, then %v", before, after)

@@ -18,6 +18,9 @@ var creditNoteParams = spec{
 func (s *Server) routeCreditNotes() {
 	s.handle("POST /v1/credit_notes", creditNoteParams, func(c *call) (note object, err *apiError) {
 		plan, err := s.planCreditNote(c)
+		if err == nil {
+			err = s.still(plan.invoice)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -34,7 +37,7 @@ func (s *Server) routeCreditNotes() {
 	})
 	s.handle("GET /v1/credit_notes/{id}", nil, func(c *call) (object, *apiError) { return s.find("credit_note", c.target(), "id") })
 	s.handle("POST /v1/credit_notes/{id}", spec{"memo": "string", "metadata": "map"}, func(c *call) (object, *apiError) {
-		note, err := s.find("credit_note", c.target(), "id")
+		note, err := s.changingNote(c)
 		if err != nil {
 			return nil, err
 		}
@@ -270,10 +273,19 @@ func (s *Server) creditInvoice(c *call, inv object, amount int64) {
 	s.updateInvoice(c, inv, changes)
 }
 
+// changingNote gives the credit note that a call changes.
+func (s *Server) changingNote(c *call) (object, *apiError) {
+	note, err := s.find("credit_note", c.target(), "id")
+	if err == nil {
+		err = s.still(s.store.get("invoice", text(note, "invoice")))
+	}
+	return note, err
+}
+
 // voidCreditNote takes a note back that has lowered an invoice which is still open.
 // What has given money back cannot be undone.
 func (s *Server) voidCreditNote(c *call) (object, *apiError) {
-	note, err := s.find("credit_note", c.target(), "id")
+	note, err := s.changingNote(c)
 	if err != nil {
 		return nil, err
 	}

@@ -28,37 +28,36 @@ func TestCreditNotesAreRefused(t *testing.T) {
 	const of = "lines[0][type]=invoice_line_item&lines[0][invoice_line_item]="
 	for _, row := range []struct {
 		form, code, param, text string
-		status                  int
 	}{
-		{"amount=5", "parameter_missing", "invoice", "Missing required param: invoice.", 400},
-		{"invoice=in_none&amount=5", "resource_missing", "invoice", "No such invoice: 'in_none'", 404},
-		{"invoice=" + open, "parameter_missing", "amount", "One of the following params should be provided for this request: amount or lines.", 400},
-		{"invoice=" + open + "&amount=0", "parameter_invalid_integer", "amount", "This value must be greater than or equal to 1.", 400},
-		{"invoice=" + open + "&amount=5&reason=whim", "", "reason", "Invalid reason: must be one of duplicate, fraudulent, order_change, or product_unsatisfactory", 400},
-		{"invoice=" + open + "&amount=5&lines[0][type]=custom_line_item", "", "lines", "You may only specify one of these parameters: amount, lines.", 400},
-		{"invoice=" + draft + "&amount=5", "", "invoice", "A credit note can only be created for an invoice that is open or paid. This invoice has a status of draft.", 400},
-		{"invoice=" + open + "&amount=701", "", "amount", "The credit note amount ($7.01) is greater than the amount remaining on the invoice ($7.00).", 400},
-		{"invoice=" + open + "&amount=5&refund_amount=5", "", "refund_amount", "You can only specify `refund_amount` for a credit note of an invoice that is paid.", 400},
-		{"invoice=" + paid + "&amount=701&credit_amount=701", "", "amount", "The credit note amount ($7.01) is greater than the amount of the invoice that is not credited yet ($7.00).", 400},
-		{"invoice=" + paid + "&amount=200", "", "", "The sum of credit amount, refund amount and out of band amount ($0.00) must equal the credit note amount ($2.00).", 400},
-		{"invoice=" + paid + "&amount=200&refund_amount=100&credit_amount=50&out_of_band_amount=49", "", "", "The sum of credit amount, refund amount and out of band amount ($1.99) must equal the credit note amount ($2.00).", 400},
-		{"invoice=" + paid + "&amount=200&refund_amount=201&credit_amount=-1", "parameter_invalid_integer", "credit_amount", "This value must be greater than or equal to 0.", 400},
-		{"invoice=" + paid + "&amount=200&refund=re_none", "resource_missing", "refund", "No such refund: 're_none'", 404},
-		{"invoice=" + paid + "&amount=100&refund=" + refund, "", "refund", "The refund " + refund + " is not of the invoice's charge.", 400},
-		{"invoice=" + paid + "&amount=100&refund_amount=5&refund=" + refund, "", "refund", "You may only specify one of these parameters: refund, refund_amount.", 400},
-		{"invoice=" + elsewhere + "&amount=200&refund_amount=200", "", "refund_amount", "The invoice has no charge to refund: it was paid in another way.", 400},
-		{"invoice=" + other + "&amount=601&refund_amount=601", "", "refund_amount", "Refund amount ($6.01) is greater than unrefunded amount on charge ($6.00)", 400},
-		{"invoice=" + paid + "&lines[0][type]=gift", "", "lines[0][type]", "Invalid lines[0][type]: must be one of custom_line_item or invoice_line_item", 400},
-		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=1", "parameter_missing", "lines[0][description]", "Missing required param: lines[0][description].", 400},
-		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=1&lines[0][description]=x", "parameter_missing", "lines[0][unit_amount]", "Missing required param: lines[0][unit_amount].", 400},
-		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=0&lines[0][description]=x&lines[0][unit_amount]=5", "parameter_invalid_integer", "lines[0][quantity]", "This value must be greater than or equal to 1.", 400},
-		{"invoice=" + paid + "&" + of + "il_none", "resource_missing", "lines[0][invoice_line_item]", "No such line item: 'il_none'", 404},
-		{"invoice=" + paid + "&" + of + line, "", "lines[0][amount]", "You must specify exactly one of these parameters: amount, quantity.", 400},
-		{"invoice=" + paid + "&" + of + line + "&lines[0][quantity]=2", "", "lines[0][quantity]", "The quantity to credit (2) must be at least 1 and at most that of the invoice line item (1).", 400},
-		{"invoice=" + paid + "&" + of + line + "&lines[0][amount]=701", "", "lines[0][amount]", "The amount to credit ($7.01) must be positive and at most what is left of the invoice line item ($7.00).", 400},
+		{"amount=5", "parameter_missing", "invoice", "Missing required param: invoice."},
+		{"invoice=in_none&amount=5", "resource_missing", "invoice", "No such invoice: 'in_none'"},
+		{"invoice=" + open, "parameter_missing", "amount", "One of the following params should be provided for this request: amount or lines."},
+		{"invoice=" + open + "&amount=0", "parameter_invalid_integer", "amount", "This value must be greater than or equal to 1."},
+		{"invoice=" + open + "&amount=5&reason=whim", "", "reason", "Invalid reason: must be one of duplicate, fraudulent, order_change, or product_unsatisfactory"},
+		{"invoice=" + open + "&amount=5&lines[0][type]=custom_line_item", "", "lines", "You may only specify one of these parameters: amount, lines."},
+		{"invoice=" + draft + "&amount=5", "", "invoice", "A credit note can only be created for an invoice that is open or paid. This invoice has a status of draft."},
+		{"invoice=" + open + "&amount=701", "", "amount", "The credit note amount ($7.01) is greater than the amount remaining on the invoice ($7.00)."},
+		{"invoice=" + open + "&amount=5&refund_amount=5", "", "refund_amount", "You can only specify `refund_amount` for a credit note of an invoice that is paid."},
+		{"invoice=" + paid + "&amount=701&credit_amount=701", "", "amount", "The credit note amount ($7.01) is greater than the amount of the invoice that is not credited yet ($7.00)."},
+		{"invoice=" + paid + "&amount=200", "", "", "The sum of credit amount, refund amount and out of band amount ($0.00) must equal the credit note amount ($2.00)."},
+		{"invoice=" + paid + "&amount=200&refund_amount=100&credit_amount=50&out_of_band_amount=49", "", "", "The sum of credit amount, refund amount and out of band amount ($1.99) must equal the credit note amount ($2.00)."},
+		{"invoice=" + paid + "&amount=200&refund_amount=201&credit_amount=-1", "parameter_invalid_integer", "credit_amount", "This value must be greater than or equal to 0."},
+		{"invoice=" + paid + "&amount=200&refund=re_none", "resource_missing", "refund", "No such refund: 're_none'"},
+		{"invoice=" + paid + "&amount=100&refund=" + refund, "", "refund", "The refund " + refund + " is not of the invoice's charge."},
+		{"invoice=" + paid + "&amount=100&refund_amount=5&refund=" + refund, "", "refund", "You may only specify one of these parameters: refund, refund_amount."},
+		{"invoice=" + elsewhere + "&amount=200&refund_amount=200", "", "refund_amount", "The invoice has no charge to refund: it was paid in another way."},
+		{"invoice=" + other + "&amount=601&refund_amount=601", "", "refund_amount", "Refund amount ($6.01) is greater than unrefunded amount on charge ($6.00)"},
+		{"invoice=" + paid + "&lines[0][type]=gift", "", "lines[0][type]", "Invalid lines[0][type]: must be one of custom_line_item or invoice_line_item"},
+		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=1", "parameter_missing", "lines[0][description]", "Missing required param: lines[0][description]."},
+		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=1&lines[0][description]=x", "parameter_missing", "lines[0][unit_amount]", "Missing required param: lines[0][unit_amount]."},
+		{"invoice=" + paid + "&lines[0][type]=custom_line_item&lines[0][quantity]=0&lines[0][description]=x&lines[0][unit_amount]=5", "parameter_invalid_integer", "lines[0][quantity]", "This value must be greater than or equal to 1."},
+		{"invoice=" + paid + "&" + of + "il_none", "resource_missing", "lines[0][invoice_line_item]", "No such line item: 'il_none'"},
+		{"invoice=" + paid + "&" + of + line, "", "lines[0][amount]", "You must specify exactly one of these parameters: amount, quantity."},
+		{"invoice=" + paid + "&" + of + line + "&lines[0][quantity]=2", "", "lines[0][quantity]", "The quantity to credit (2) must be at least 1 and at most that of the invoice line item (1)."},
+		{"invoice=" + paid + "&" + of + line + "&lines[0][amount]=701", "", "lines[0][amount]", "The amount to credit ($7.01) must be positive and at most what is left of the invoice line item ($7.00)."},
 	} {
-		b.says(b.call(http.MethodPost, "/v1/credit_notes", row.form), row.status, row.code, row.param, row.text)
-		b.says(b.call(http.MethodGet, "/v1/credit_notes/preview", row.form), row.status, row.code, row.param, row.text)
+		b.says(b.call(http.MethodPost, "/v1/credit_notes", row.form), 400, row.code, row.param, row.text)
+		b.says(b.call(http.MethodGet, "/v1/credit_notes/preview", row.form), 400, row.code, row.param, row.text)
 	}
 	b.refused(b.call(http.MethodGet, "/v1/credit_notes/cn_none", ""), 404, "invalid_request_error", "resource_missing", "id")
 	if found := b.must(http.MethodGet, "/v1/credit_notes", "")["data"].([]any); len(found) != 0 {

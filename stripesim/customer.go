@@ -26,6 +26,9 @@ func (s *Server) routeCustomers() {
 	s.handle("POST /v1/customers/{id}", change, func(c *call) (object, *apiError) { return s.updateCustomer(c) })
 	s.handle("DELETE /v1/customers/{id}", nil, func(c *call) (object, *apiError) {
 		o, err := s.liveCustomer(c.target(), "id")
+		if err == nil {
+			err = s.still(o)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +158,7 @@ func (s *Server) createCustomer(c *call) (object, *apiError) {
 func (s *Server) updateCustomer(c *call) (object, *apiError) {
 	o, err := s.liveCustomer(c.target(), "id")
 	if err == nil {
-		err = s.checkCustomer(c)
+		err = firstError(s.still(o), s.checkCustomer(c))
 	}
 	if err != nil {
 		return nil, err

@@ -10,6 +10,9 @@ func (s *Server) routeCustomerBalance() {
 	create := spec{"amount": "int", "currency": "string", "description": "string", "metadata": "map"}
 	s.handle("POST "+path, create, func(c *call) (object, *apiError) {
 		customer, err := s.liveCustomer(c.target(), "customer")
+		if err == nil {
+			err = s.still(customer)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ type apiError struct {
 	code    string
 	param   string
 	message string
+	absent  string // the id that nothing has, of a resource that is missing
 	extra   object
 	header  map[string]string
 	stored  bool // the endpoint had begun to execute: the answer belongs to the idempotency key
@@ -26,7 +27,17 @@ func invalid(param, code, format string, args ...any) *apiError {
 }
 
 func missing(kind, id, param string) *apiError {
-	return &apiError{status: http.StatusNotFound, typ: "invalid_request_error", code: "resource_missing", param: param, message: fmt.Sprintf("No such %s: '%s'", kind, id)}
+	return &apiError{
+		status: http.StatusNotFound, typ: "invalid_request_error", code: "resource_missing", param: param, message: fmt.Sprintf("No such %s: '%s'", kind, id), absent: id,
+	}
+}
+
+// place tells apart what is missing: what the path names is not found, and a
+// parameter that names nothing makes a bad request.
+func (e *apiError) place(path string) {
+	if e.code == "resource_missing" && e.status == http.StatusNotFound && !strings.Contains(path+"/", "/"+e.absent+"/") {
+		e.status = http.StatusBadRequest
+	}
 }
 
 func notFoundURL(r *http.Request) *apiError {

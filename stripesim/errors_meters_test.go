@@ -67,7 +67,7 @@ func meterEventErrors() []refusal {
 		},
 		{
 			name: "an identifier of 101 letters", setUp: tokens, method: post, path: event, form: payload + "&identifier=" + strings.Repeat("i", 101), status: 400, kind: invalidRequest,
-			code: "parameter_invalid_string_length", param: "identifier", message: "Invalid string: must be at most 100 characters",
+			param: "identifier", message: "Invalid string: iiiiiiiiiiiiiiiiiiii...; must be at most 100 characters",
 		},
 		{
 			name: "an identifier that was used", setUp: told, method: post, path: event, form: payload + "&identifier=once", status: 400, kind: invalidRequest, param: "identifier",

@@ -19,12 +19,12 @@ func checkoutErrors() []refusal {
 			code: "parameter_missing", param: "line_items", message: "Missing required param: line_items.",
 		},
 		refusal{
-			name: "a session of a customer that nobody is", setUp: price, method: post, path: "/v1/checkout/sessions", form: "mode=payment&customer=cus_nobody" + items, status: 404,
+			name: "a session of a customer that nobody is", setUp: price, method: post, path: "/v1/checkout/sessions", form: "mode=payment&customer=cus_nobody" + items, status: 400,
 			kind: invalidRequest, code: "resource_missing", param: "customer", message: "No such customer: 'cus_nobody'",
 		},
 		refusal{
 			name: "a session of a price that is none", method: post, path: "/v1/checkout/sessions", form: "mode=payment&line_items[0][price]=price_nobody&success_url=https://example.com/",
-			status: 404, kind: invalidRequest, code: "resource_missing", param: "line_items[0][price]", message: "No such price: 'price_nobody'",
+			status: 400, kind: invalidRequest, code: "resource_missing", param: "line_items[0][price]", message: "No such price: 'price_nobody'",
 		},
 		refusal{
 			name: "a session of an inactive price", setUp: made("price", "/v1/prices", "currency=usd&unit_amount=100&product_data[name]=x&active=false"), method: post,
@@ -56,24 +56,25 @@ func paymentErrors() []refusal {
 		refusal{name: "an intent without an amount", method: post, path: "/v1/payment_intents", form: "currency=usd", status: 400, kind: invalidRequest, code: "parameter_missing", param: "amount", message: "Missing required param: amount."},
 		refusal{name: "an intent without a currency", method: post, path: "/v1/payment_intents", form: "amount=5", status: 400, kind: invalidRequest, code: "parameter_missing", param: "currency", message: "Missing required param: currency."},
 		refusal{
-			name: "an intent of a customer that nobody is", method: post, path: "/v1/payment_intents", form: "amount=5&currency=usd&customer=cus_nobody", status: 404, kind: invalidRequest,
+			name: "an intent of a customer that nobody is", method: post, path: "/v1/payment_intents", form: "amount=50&currency=usd&customer=cus_nobody", status: 400, kind: invalidRequest,
 			code: "resource_missing", param: "customer", message: "No such customer: 'cus_nobody'",
 		},
 		refusal{
-			name: "a card that declines", setUp: open, method: post, path: "/v1/payment_intents/$intent/confirm", form: "payment_method=pm_card_chargeDeclined", status: 402,
+			name: "a card that declines", setUp: open, tries: true, method: post, path: "/v1/payment_intents/$intent/confirm", form: "payment_method=pm_card_chargeDeclined", status: 402,
 			kind: "card_error", code: "card_declined", message: "Your card was declined.",
 		},
 		refusal{
 			name: "a paid intent is not paid again", setUp: paidIntent, method: post, path: "/v1/payment_intents/$intent/confirm", form: "payment_method=pm_card_visa", status: 400,
-			kind: invalidRequest, code: "payment_intent_unexpected_state", message: "This PaymentIntent could not be confirmed because it has a status of succeeded.",
+			kind: invalidRequest, code: "payment_intent_unexpected_state", message: "You cannot confirm this PaymentIntent because it has already succeeded after being previously confirmed.",
 		},
 		refusal{
 			name: "an intent that holds nothing is not captured", setUp: open, method: post, path: "/v1/payment_intents/$intent/capture", status: 400, kind: invalidRequest,
-			code: "payment_intent_unexpected_state", message: "This PaymentIntent could not be captured because it has a status of requires_payment_method.",
+			code: "payment_intent_unexpected_state", message: "This PaymentIntent could not be captured because it has a status of requires_payment_method. Only a PaymentIntent with one of the following statuses may be captured: requires_capture.",
 		},
 		refusal{
 			name: "a paid intent is not cancelled", setUp: paidIntent, method: post, path: "/v1/payment_intents/$intent/cancel", status: 400, kind: invalidRequest,
-			code: "payment_intent_unexpected_state", message: "This PaymentIntent could not be canceled because it has a status of succeeded.",
+			code:    "payment_intent_unexpected_state",
+			message: "You cannot cancel this PaymentIntent because it has a status of succeeded. Only a PaymentIntent with one of the following statuses may be canceled: requires_payment_method, requires_capture, requires_confirmation, requires_action, processing.",
 		},
 	)
 }
@@ -86,8 +87,8 @@ func refundErrors() []refusal {
 			name: "a refund of nothing", method: post, path: "/v1/refunds", status: 400, kind: invalidRequest, code: "parameter_missing",
 			message: "One of the following params should be provided for this request: payment_intent or charge.",
 		},
-		refusal{name: "a refund of no charge", method: post, path: "/v1/refunds", form: "charge=ch_nobody", status: 404, kind: invalidRequest, code: "resource_missing", param: "charge", message: "No such charge: 'ch_nobody'"},
-		refusal{name: "a refund of no intent", method: post, path: "/v1/refunds", form: "payment_intent=pi_nobody", status: 404, kind: invalidRequest, code: "resource_missing", param: "payment_intent", message: "No such payment_intent: 'pi_nobody'"},
+		refusal{name: "a refund of no charge", method: post, path: "/v1/refunds", form: "charge=ch_nobody", status: 400, kind: invalidRequest, code: "resource_missing", param: "charge", message: "No such charge: 'ch_nobody'"},
+		refusal{name: "a refund of no intent", method: post, path: "/v1/refunds", form: "payment_intent=pi_nobody", status: 400, kind: invalidRequest, code: "resource_missing", param: "payment_intent", message: "No such payment_intent: 'pi_nobody'"},
 		refusal{
 			name: "a refund of what was never paid", setUp: made("intent", "/v1/payment_intents", "amount=500&currency=usd"), method: post, path: "/v1/refunds", form: "payment_intent=$intent",
 			status: 400, kind: invalidRequest, param: "payment_intent", message: "This PaymentIntent ($intent) does not have a successful charge to refund.",

@@ -1,6 +1,7 @@
 package stripesim_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -24,6 +25,7 @@ type refusal struct {
 	key    string            // Idempotency-Key
 	header map[string]string // instead of the usual, such as Authorization
 	with   stripesim.Switches
+	tries  bool // the error is the outcome of a try to pay, which is kept
 
 	status  int
 	kind    string // type
@@ -36,7 +38,7 @@ type refusal struct {
 // refusals are the rows by topic; a topic adds its function.
 func refusals() []refusal {
 	return slices.Concat(protocolErrors(), keyErrors(), faultErrors(), customerErrors(), catalogErrors(), checkoutErrors(), paymentErrors(), refundErrors(),
-		meterErrors(), meterEventErrors(), summaryErrors(), eventErrors())
+		meterErrors(), meterEventErrors(), summaryErrors(), eventErrors(), usageErrors(), subscriptionErrors(), clockErrors(), invoiceErrors(), creditErrors(), disputeErrors(), lateErrors())
 }
 
 // errorTime is when the rows play.
@@ -66,7 +68,7 @@ func TestErrors(t *testing.T) {
 			if row.setUp != nil {
 				made = row.setUp(u)
 			}
-			fill := func(s string) string { return os.Expand(s, func(name string) string { return made[name] }) }
+			fill := func(s string) string { return filled(made, s) }
 			header := []string{}
 			for name, value := range row.header {
 				header = append(header, name, value)
@@ -84,11 +86,31 @@ func TestErrors(t *testing.T) {
 				}
 			}
 			judgeHeaders(t, a)
-			if after := counts(u); row.status != http.StatusPaymentRequired && !maps.Equal(before, after) {
+			if after := counts(u); !row.tries && !maps.Equal(before, after) {
 				t.Errorf("the refusal has changed something: %v became %v", before, after)
+			}
+			if row.method == post && row.key == "" && row.status < http.StatusTooManyRequests && !row.tries && row.status != http.StatusUnauthorized {
+				refusedByKey(t, u, row, a, fill)
 			}
 		})
 	}
+}
+
+// refusedByKey makes a call that is refused under a key, twice: a key changes nothing
+// about a refusal, and is free for another call afterwards.
+func refusedByKey(t *testing.T, u *user, row refusal, first reply, fill func(string) string) {
+	t.Helper()
+	before := counts(u)
+	for range 2 {
+		a := u.call(row.method, fill(row.path), fill(row.form), "Idempotency-Key", "refused")
+		if a.Status != first.Status || fmt.Sprint(member(a.Body, "error", "message")) != fmt.Sprint(member(first.Body, "error", "message")) || a.Header.Get("Idempotent-Replayed") != "" {
+			t.Errorf("under a key it is answered %d %s with %v", a.Status, a.Raw, a.Header)
+		}
+	}
+	if after := counts(u); !maps.Equal(before, after) {
+		t.Errorf("the refusals under a key have changed %v into %v", before, after)
+	}
+	u.must(post, "/v1/customers", "", "Idempotency-Key", "refused")
 }
 
 // counts counts the objects of each kind of which there are any.
@@ -96,6 +118,16 @@ func counts(u *user) map[string]int {
 	all := u.State().Counts
 	maps.DeleteFunc(all, func(_ string, n int) bool { return n == 0 })
 	return all
+}
+
+// filled puts what was made where $name stands; $$ is a dollar.
+func filled(made map[string]string, s string) string {
+	return os.Expand(s, func(name string) string {
+		if name == "$" {
+			return "$"
+		}
+		return made[name]
+	})
 }
 
 func judgeMessage(t *testing.T, a reply, want, code string) {
@@ -144,8 +176,7 @@ func paidIntent(u *user) map[string]string {
 func after(first func(*user) map[string]string, name, path, form string) func(*user) map[string]string {
 	return func(u *user) map[string]string {
 		all := first(u)
-		fill := func(s string) string { return os.Expand(s, func(name string) string { return all[name] }) }
-		all[name] = u.make(fill(path), fill(form))
+		all[name] = u.make(filled(all, path), filled(all, form))
 		return all
 	}
 }
@@ -195,14 +226,14 @@ func protocolErrors() []refusal {
 			message: "This value must be greater than or equal to 1 and less than or equal to 100 (sent: 101)",
 		},
 		{
-			name: "a cursor that is nobody's", method: get, path: "/v1/customers", form: "starting_after=cus_nobody", status: 404, kind: invalidRequest, code: "resource_missing",
+			name: "a cursor that is nobody's", method: get, path: "/v1/customers", form: "starting_after=cus_nobody", status: 400, kind: invalidRequest, code: "resource_missing",
 			param: "starting_after", message: "No such customer: 'cus_nobody'",
 		},
 		{
-			name: "a cursor backwards that is nobody's", method: get, path: "/v1/charges", form: "ending_before=ch_nobody", status: 404, kind: invalidRequest, code: "resource_missing",
+			name: "a cursor backwards that is nobody's", method: get, path: "/v1/charges", form: "ending_before=ch_nobody", status: 400, kind: invalidRequest, code: "resource_missing",
 			param: "ending_before", message: "No such charge: 'ch_nobody'",
 		},
-		{name: "a key that is too long", method: post, path: "/v1/customers", key: tooLong, status: 400, kind: invalidRequest, message: "Keys for idempotent requests can be at most 255 characters long"},
+		{name: "a key that is too long", method: post, path: "/v1/customers", key: tooLong, status: 400, kind: invalidRequest, message: "Keys for idempotent requests can be at most 255 characters long. Your key was 256."},
 	}
 }
 
@@ -226,8 +257,8 @@ func keyErrors() []refusal {
 			kind: invalidRequest, code: "parameter_unknown", param: "shape", message: "Received unknown parameter: shape", answers: map[string]string{"Idempotent-Replayed": ""},
 		},
 		{
-			name: "a declined card is stored", setUp: used("/v1/payment_intents", "amount=5&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"), method: post,
-			path: "/v1/payment_intents", form: "amount=5&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined", key: "one", status: 402, kind: "card_error",
+			name: "a declined card is stored", setUp: used("/v1/payment_intents", "amount=50&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined"), method: post,
+			path: "/v1/payment_intents", form: "amount=50&currency=usd&confirm=true&payment_method=pm_card_chargeDeclined", key: "one", status: 402, kind: "card_error",
 			code: "card_declined", message: "Your card was declined.", answers: map[string]string{"Idempotent-Replayed": "true"},
 		},
 		{
@@ -273,7 +304,7 @@ func faultErrors() []refusal {
 		},
 		{name: "a 500", setUp: struck(stripesim.Fault{Fault: "error_500_before"}), method: post, path: "/v1/customers", status: 500, kind: "api_error", message: "An unknown error occurred"},
 		{name: "a 503", setUp: struck(stripesim.Fault{Fault: "error_503"}), method: post, path: "/v1/customers", status: 503, kind: "api_error", message: "Stripe is temporarily unavailable."},
-		{name: "a key that has expired", setUp: struck(stripesim.Fault{Fault: "unauthorized_401"}), method: get, path: "/v1/customers", status: 401, kind: invalidRequest, message: "Expired API Key provided…"},
+		{name: "a key that has expired", setUp: struck(stripesim.Fault{Fault: "unauthorized_401"}), method: get, path: "/v1/customers", status: 401, kind: invalidRequest, code: "api_key_expired", message: "Expired API Key provided: sk_test_****"},
 	}
 }
 
@@ -328,9 +359,9 @@ func catalogErrors() []refusal {
 			name: "a price with 13 places", setUp: product, method: post, path: "/v1/prices", form: "currency=usd&product=$product&unit_amount_decimal=0.0000000000001", status: 400,
 			kind: invalidRequest, param: "unit_amount_decimal", message: "Invalid decimal: 0.0000000000001; must contain at maximum twelve decimal places.",
 		},
-		refusal{name: "a price of no product", method: post, path: "/v1/prices", form: "currency=usd&unit_amount=1&product=prod_nobody", status: 404, kind: invalidRequest, code: "resource_missing", param: "product", message: "No such product: 'prod_nobody'"},
+		refusal{name: "a price of no product", method: post, path: "/v1/prices", form: "currency=usd&unit_amount=1&product=prod_nobody", status: 400, kind: invalidRequest, code: "resource_missing", param: "product", message: "No such product: 'prod_nobody'"},
 		refusal{
-			name: "a price of no meter leaves no product", method: post, path: "/v1/prices", status: 404, kind: invalidRequest, code: "resource_missing", param: "recurring[meter]",
+			name: "a price of no meter leaves no product", method: post, path: "/v1/prices", status: 400, kind: invalidRequest, code: "resource_missing", param: "recurring[meter]",
 			form:    "currency=usd&unit_amount=1&product_data[name]=x&recurring[interval]=month&recurring[usage_type]=metered&recurring[meter]=mtr_nobody",
 			message: "No such billing meter: 'mtr_nobody'",
 		},

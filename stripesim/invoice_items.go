@@ -66,6 +66,9 @@ func (s *Server) routeInvoiceItems() {
 // editableItem gives an invoice item that no finalized invoice holds.
 func (s *Server) editableItem(id string) (object, *apiError) {
 	item, err := s.find("invoiceitem", id, "id")
+	if err == nil {
+		err = s.still(item)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,9 @@ func (s *Server) routeInvoices() {
 func (s *Server) invoiceStep(name string, sp spec, step func(c *call, inv object) *apiError) {
 	s.handle("POST /v1/invoices/{id}"+name, sp, func(c *call) (object, *apiError) {
 		inv, err := s.find("invoice", c.target(), "id")
+		if err == nil {
+			err = s.still(inv)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +107,7 @@ func (s *Server) billedCustomer(c *call) (object, *apiError) {
 	if customer == nil || flag(customer, "deleted") {
 		return nil, missing("customer", c.text("customer"), "customer")
 	}
-	return customer, nil
+	return customer, s.still(customer)
 }
 
 // checkCollection refuses a way of collecting that does not fit its due date.
@@ -222,6 +225,9 @@ func (s *Server) reschedule(inv, after, changes object) {
 
 func (s *Server) deleteInvoice(c *call) (object, *apiError) {
 	inv, err := s.find("invoice", c.target(), "invoice")
+	if err == nil {
+		err = s.still(inv)
+	}
 	switch {
 	case err != nil:
 		return nil, err

@@ -113,10 +113,10 @@ func TestInvoicesAreRefusedAsStripeRefusesThem(t *testing.T) {
 		code, param, text  string
 	}{
 		{"POST", "", "", 400, "parameter_missing", "customer", "Missing required param: customer."},
-		{"POST", "", "customer=cus_none", 404, "resource_missing", "customer", "No such customer: 'cus_none'"},
-		{"POST", "", "customer=" + gone, 404, "resource_missing", "customer", "No such customer: '" + gone + "'"},
+		{"POST", "", "customer=cus_none", 400, "resource_missing", "customer", "No such customer: 'cus_none'"},
+		{"POST", "", "customer=" + gone, 400, "resource_missing", "customer", "No such customer: '" + gone + "'"},
 		{"POST", "", "customer=" + other + "&colour=red", 400, "parameter_unknown", "colour", "Received unknown parameter: colour"},
-		{"POST", "", "customer=" + other + "&subscription=sub_none", 404, "resource_missing", "subscription", "No such subscription: 'sub_none'"},
+		{"POST", "", "customer=" + other + "&subscription=sub_none", 400, "resource_missing", "subscription", "No such subscription: 'sub_none'"},
 		{"POST", "", "customer=" + other + "&collection_method=send_invoice", 400, "", "", "If invoice collection method is 'send_invoice', you must specify 'due_date' or 'days_until_due'."},
 		{"POST", "", "customer=" + other + "&days_until_due=3", 400, "", "", "You can only specify 'due_date' or 'days_until_due' if invoice collection method is 'send_invoice'."},
 		{"POST", "", "customer=" + other + "&collection_method=send_invoice&days_until_due=3&due_date=9999999999", 400, "", "", "You may only specify one of these parameters: days_until_due, due_date."},
@@ -144,8 +144,8 @@ func TestInvoicesAreRefusedAsStripeRefusesThem(t *testing.T) {
 		{"POST", "/" + void + "/void", "", 400, "", "", notOpen},
 		{"POST", "/" + lost + "/mark_uncollectible", "", 400, "", "", "This invoice has already been marked uncollectible."},
 		{"GET", "/upcoming", "", 400, "parameter_missing", "customer", "Missing required param: customer."},
-		{"GET", "/upcoming", "customer=cus_none", 404, "resource_missing", "customer", "No such customer: 'cus_none'"},
-		{"GET", "/upcoming", "subscription=sub_none", 404, "resource_missing", "subscription", "No such subscription: 'sub_none'"},
+		{"GET", "/upcoming", "customer=cus_none", 400, "resource_missing", "customer", "No such customer: 'cus_none'"},
+		{"GET", "/upcoming", "subscription=sub_none", 400, "resource_missing", "subscription", "No such subscription: 'sub_none'"},
 		{"GET", "/upcoming/lines", "customer=" + other, 404, "invoice_upcoming_none", "", "No upcoming invoices for customer: " + other},
 	} {
 		b.says(b.call(row.method, "/v1/invoices"+row.path, row.form), row.status, row.code, row.param, row.text)

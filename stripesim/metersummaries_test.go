@@ -45,33 +45,30 @@ func TestSummariesThatAreRefused(t *testing.T) {
 	m := newMetering(t, stripesim.Switches{SummariesNeedCustomer: true}, newMeter+"sum")
 	path := "/v1/billing/meters/" + m.meter + "/event_summaries"
 	c := "customer=" + m.customer
-	for _, tc := range []struct {
-		form, code, param string
-		status            int
-	}{
-		{"", "parameter_missing", "customer", 400},
-		{c, "parameter_missing", "start_time", 400},
-		{c + "&start_time=0", "parameter_missing", "end_time", 400},
-		{c + "&start_time=x&end_time=60", "parameter_invalid_integer", "start_time", 400},
-		{c + "&start_time=1&end_time=60", "", "start_time", 400},
-		{c + "&start_time=0&end_time=61", "", "end_time", 400},
-		{c + "&start_time=60&end_time=60", "", "end_time", 400},
-		{c + "&start_time=120&end_time=60", "", "end_time", 400},
-		{c + "&start_time=-60&end_time=60", "", "start_time", 400},
-		{c + "&start_time=0&end_time=60000000000000", "", "end_time", 400},
-		{c + "&start_time=0&end_time=60&value_grouping_window=week", "", "value_grouping_window", 400},
-		{c + "&start_time=0&end_time=60&value_grouping_window=", "", "value_grouping_window", 400},
-		{c + "&start_time=60&end_time=3600&value_grouping_window=hour", "", "start_time", 400},
-		{c + "&start_time=0&end_time=3660&value_grouping_window=hour", "", "end_time", 400},
-		{c + "&start_time=3600&end_time=86400&value_grouping_window=day", "", "start_time", 400},
-		{c + "&start_time=0&end_time=60&limit=0", "parameter_invalid_integer", "limit", 400},
-		{c + "&start_time=0&end_time=60&limit=101", "parameter_invalid_integer", "limit", 400},
-		{c + "&start_time=0&end_time=60&starting_after=mtrusg_none", "resource_missing", "starting_after", 404},
-		{c + "&start_time=0&end_time=60&ending_before=mtrusg_test_0x00", "resource_missing", "ending_before", 404},
-		{c + "&start_time=0&end_time=60&created=1", "parameter_unknown", "created", 400},
-		{"customer=cus_none&start_time=0&end_time=60", "resource_missing", "customer", 404},
+	for _, tc := range []struct{ form, code, param string }{
+		{"", "parameter_missing", "customer"},
+		{c, "parameter_missing", "start_time"},
+		{c + "&start_time=0", "parameter_missing", "end_time"},
+		{c + "&start_time=x&end_time=60", "parameter_invalid_integer", "start_time"},
+		{c + "&start_time=1&end_time=60", "", "start_time"},
+		{c + "&start_time=0&end_time=61", "", "end_time"},
+		{c + "&start_time=60&end_time=60", "", "end_time"},
+		{c + "&start_time=120&end_time=60", "", "end_time"},
+		{c + "&start_time=-60&end_time=60", "", "start_time"},
+		{c + "&start_time=0&end_time=60000000000000", "", "end_time"},
+		{c + "&start_time=0&end_time=60&value_grouping_window=week", "", "value_grouping_window"},
+		{c + "&start_time=0&end_time=60&value_grouping_window=", "", "value_grouping_window"},
+		{c + "&start_time=60&end_time=3600&value_grouping_window=hour", "", "start_time"},
+		{c + "&start_time=0&end_time=3660&value_grouping_window=hour", "", "end_time"},
+		{c + "&start_time=3600&end_time=86400&value_grouping_window=day", "", "start_time"},
+		{c + "&start_time=0&end_time=60&limit=0", "parameter_invalid_integer", "limit"},
+		{c + "&start_time=0&end_time=60&limit=101", "parameter_invalid_integer", "limit"},
+		{c + "&start_time=0&end_time=60&starting_after=mtrusg_none", "resource_missing", "starting_after"},
+		{c + "&start_time=0&end_time=60&ending_before=mtrusg_test_0x00", "resource_missing", "ending_before"},
+		{c + "&start_time=0&end_time=60&created=1", "parameter_unknown", "created"},
+		{"customer=cus_none&start_time=0&end_time=60", "resource_missing", "customer"},
 	} {
-		m.refused(m.call(http.MethodGet, path, tc.form), tc.status, badRequest, tc.code, tc.param)
+		m.refused(m.call(http.MethodGet, path, tc.form), http.StatusBadRequest, badRequest, tc.code, tc.param)
 	}
 	m.refused(m.call(http.MethodGet, "/v1/billing/meters/mtr_none/event_summaries", c+"&start_time=0&end_time=60"), http.StatusNotFound, badRequest, "resource_missing", "id")
 }
@@ -162,7 +159,7 @@ func TestSummariesByWindowAndPage(t *testing.T) {
 	if got, _, _ = page("value_grouping_window=hour&limit=3&ending_before=" + first); got != "49-50=49 30-31=30 29-30=7" {
 		t.Errorf("the whole page before is %s", got)
 	}
-	m.refused(m.summaries(from, to, "value_grouping_window=day&starting_after="+first), http.StatusNotFound, badRequest, "resource_missing", "starting_after")
+	m.refused(m.summaries(from, to, "value_grouping_window=day&starting_after="+first), http.StatusBadRequest, badRequest, "resource_missing", "starting_after")
 	_, whole, _ := page("")
 	for _, param := range []string{"starting_after", "ending_before"} {
 		if got, _, _ := page(url.Values{param: {whole}}.Encode()); got != "" {

@@ -62,6 +62,9 @@ func (s *Server) routeMethods() {
 		return s.methodsOf(c, c.target())
 	})
 	s.handle("GET /v1/customers/{id}/payment_methods/{method}", nil, func(c *call) (object, *apiError) {
+		if _, err := s.liveCustomer(c.target(), "customer"); err != nil {
+			return nil, err
+		}
 		pm, err := s.find("payment_method", c.r.PathValue("method"), "payment_method")
 		if err == nil && text(pm, "customer") != c.target() {
 			return nil, missing("PaymentMethod", c.r.PathValue("method"), "payment_method")

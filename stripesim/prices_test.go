@@ -37,7 +37,7 @@ func TestPricesAreRefused(t *testing.T) {
 		{"currency=usd&unit_amount=1&recurring[interval]=month&recurring[usage_type]=metered&recurring[aggregate_usage]=mean", "", "recurring[aggregate_usage]", 400},
 		{"currency=usd&unit_amount=1&recurring[interval]=month&recurring[meter]=" + meter, "", "recurring[meter]", 400},
 		{"currency=usd&unit_amount=1&recurring[interval]=month&recurring[usage_type]=metered&recurring[aggregate_usage]=sum&recurring[meter]=" + meter, "", "recurring[aggregate_usage]", 400},
-		{"currency=usd&unit_amount=1&recurring[interval]=month&recurring[usage_type]=metered&recurring[meter]=mtr_none", "resource_missing", "recurring[meter]", 404},
+		{"currency=usd&unit_amount=1&recurring[interval]=month&recurring[usage_type]=metered&recurring[meter]=mtr_none", "resource_missing", "recurring[meter]", 400},
 		{"currency=usd&billing_scheme=tiered", "", "tiers_mode", 400},
 		{"currency=usd" + tiered, "", "tiers", 400},
 		{"currency=usd&unit_amount=1" + tiered + "&tiers[0][up_to]=inf&tiers[0][unit_amount]=1", "", "unit_amount", 400},
@@ -53,7 +53,7 @@ func TestPricesAreRefused(t *testing.T) {
 			t.Errorf("%s was refused and made a price", tc.form)
 		}
 	}
-	u.refused(u.call(http.MethodPost, "/v1/prices", "currency=usd&unit_amount=1&product=prod_none"), 404, "invalid_request_error", "resource_missing", "product")
+	u.refused(u.call(http.MethodPost, "/v1/prices", "currency=usd&unit_amount=1&product=prod_none"), 400, "invalid_request_error", "resource_missing", "product")
 }
 
 func TestTiersAreShownOnlyWhenTheyAreExpanded(t *testing.T) {

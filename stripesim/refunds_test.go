@@ -20,8 +20,8 @@ func TestRefundsRefuseWhatStripeRefuses(t *testing.T) {
 		code, param, text string
 	}{
 		{"", 400, "parameter_missing", "", "payment_intent or charge"},
-		{"charge=ch_nobody", 404, "resource_missing", "charge", "No such charge: 'ch_nobody'"},
-		{"payment_intent=pi_nobody", 404, "resource_missing", "payment_intent", "No such payment_intent"},
+		{"charge=ch_nobody", 400, "resource_missing", "charge", "No such charge: 'ch_nobody'"},
+		{"payment_intent=pi_nobody", 400, "resource_missing", "payment_intent", "No such payment_intent"},
 		{"charge=" + charge + "&payment_intent=" + id, 400, "", "", "only specify one of"},
 		{"charge=" + charge + "&amount=0", 400, "parameter_invalid_integer", "amount", "at least 1"},
 		{"charge=" + charge + "&amount=-1", 400, "parameter_invalid_integer", "amount", "at least 1"},

@@ -3,7 +3,6 @@ package stripesim
 import (
 	"iter"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -262,9 +261,7 @@ func (c *call) cursor(kind string, stands func(id string) bool) (id, direction s
 			continue
 		}
 		if id, direction = c.text(name), name; !stands(id) {
-			err = missing(kind, id, name)
-			err.status = http.StatusBadRequest
-			return "", "", err
+			return "", "", missing(kind, id, name)
 		}
 	}
 	if c.text("starting_after") != "" && c.text("ending_before") != "" {

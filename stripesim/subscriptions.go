@@ -243,9 +243,7 @@ func collection(p params, method string, due bool) *apiError {
 	if err := p.oneOf("proration_behavior", "", "create_prorations", "none", "always_invoice"); err != nil {
 		return err
 	}
-	if t := p.child("billing_thresholds"); t.values != nil && !t.has("amount_gte") && !t.has("reset_billing_cycle_anchor") {
-		return invalid("billing_thresholds", "", "You must pass `amount_gte` or `reset_billing_cycle_anchor`.")
-	} else if t.has("amount_gte") && t.number("amount_gte") < 1 {
+	if t := p.child("billing_thresholds"); t.has("amount_gte") && t.number("amount_gte") < 1 {
 		return invalid("billing_thresholds[amount_gte]", "parameter_invalid_integer", "This value must be greater than or equal to 1.")
 	}
 	return p.oneOf("payment_behavior", "", "allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete")

@@ -136,11 +136,11 @@ func TestSubscriptionsAreRefused(t *testing.T) {
 		message     string
 	}{
 		{"items[0][price]=" + month, 400, "parameter_missing", "customer", "Missing required param: customer."},
-		{"customer=cus_none" + item, 404, "resource_missing", "customer", "No such customer: 'cus_none'"},
-		{"customer=" + gone + item, 404, "resource_missing", "customer", "No such customer"},
+		{"customer=cus_none" + item, 400, "resource_missing", "customer", "No such customer: 'cus_none'"},
+		{"customer=" + gone + item, 400, "resource_missing", "customer", "No such customer"},
 		{"customer=" + customer, 400, "parameter_missing", "items", "Missing required param: items."},
 		{"customer=" + customer + "&items[0][quantity]=1", 400, "parameter_missing", "items[0][price]", "Missing required param: items[0][price]."},
-		{"customer=" + customer + "&items[0][price]=price_none", 404, "resource_missing", "items[0][price]", "No such price: 'price_none'"},
+		{"customer=" + customer + "&items[0][price]=price_none", 400, "resource_missing", "items[0][price]", "No such price: 'price_none'"},
 		{"customer=" + customer + "&items[0][price]=" + old, 400, "", "items[0][price]", "The price specified is inactive."},
 		{"customer=" + customer + "&items[0][price]=" + once, 400, "", "items[0][price]", "only accepts prices with `type=recurring`."},
 		{"customer=" + customer + item + "&items[1][price]=" + year, 400, "", "items", "Found mismatch in interval field."},

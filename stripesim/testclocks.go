@@ -127,11 +127,19 @@ func clockBusy(clock object) *apiError {
 	}
 }
 
+// still refuses to change what belongs to a test clock that moves.
+func (s *Server) still(o object) *apiError {
+	if clock := s.store.get(testClock, text(o, "test_clock")); text(clock, "status") == "advancing" {
+		return clockBusy(clock)
+	}
+	return nil
+}
+
 // onClock runs an endpoint at the time of the test clock that an object belongs to,
 // and refuses it while that clock moves.
 func (s *Server) onClock(o object, do func() (object, *apiError)) (result object, err *apiError) {
-	if clock := s.store.get(testClock, text(o, "test_clock")); text(clock, "status") == "advancing" {
-		return nil, clockBusy(clock)
+	if err := s.still(o); err != nil {
+		return nil, err
 	}
 	s.onClockOf(o, func() { result, err = do() })
 	return result, err

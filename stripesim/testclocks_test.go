@@ -21,7 +21,7 @@ func TestTestClocksAreRefused(t *testing.T) {
 	for _, call := range [][2]string{{http.MethodGet, ""}, {http.MethodDelete, ""}, {http.MethodPost, "/advance"}} {
 		u.refused(u.call(call[0], clocks+"/clock_none"+call[1], ""), 404, "invalid_request_error", "resource_missing", "test_clock")
 	}
-	u.refused(u.call(http.MethodPost, "/v1/customers", "test_clock=clock_none"), 404, "invalid_request_error", "resource_missing", "test_clock")
+	u.refused(u.call(http.MethodPost, "/v1/customers", "test_clock=clock_none"), 400, "invalid_request_error", "resource_missing", "test_clock")
 	clock := u.make(clocks, fmt.Sprint("frozen_time=", opened.Unix()))
 	u.refused(u.call(http.MethodPost, clocks+"/"+clock+"/advance", ""), 400, "invalid_request_error", "parameter_missing", "frozen_time")
 	for range 3 {
