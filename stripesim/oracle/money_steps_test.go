@@ -36,10 +36,19 @@ func (s *story) anyIn(kind string, states ...string) string {
 	for _, state := range states {
 		all = append(all, s.oracle.with(kind, "status", state)...)
 	}
-	if len(all) > 0 && s.often(0.7) {
+	if len(all) > 0 && s.often(0.8) {
 		return s.idOf(all[s.random.IntN(len(all))])
 	}
 	return s.any(kind)
+}
+
+// take hands an object to a step, most often one in one of some states. While there is
+// none, the step is left out, most often.
+func (s *story) take(step func(id string), kind string, states ...string) {
+	some := slices.ContainsFunc(states, func(state string) bool { return len(s.oracle.with(kind, "status", state)) > 0 })
+	if some || s.often(0.2) {
+		step(s.anyIn(kind, states...))
+	}
 }
 
 // method picks something to pay by: a test method that is known by its name, or a
@@ -129,11 +138,11 @@ func (s *story) owned() string {
 var sessionSteps = []step{
 	{8, func(s *story) {
 		now := s.clock.Now().Unix()
-		pairs := s.sometimes([]string{"mode", "payment", "success_url", "https://example.com/", "line_items[0][price]", s.any("price"), "line_items[0][quantity]", one(s, "1", "1", s.whole(9), "0", "999999", "1000000")},
+		pairs := s.sometimes([]string{"mode", "payment", "success_url", "https://example.com/", "line_items[0][price]", s.price(), "line_items[0][quantity]", one(s, "1", "1", "2", s.whole(9), s.whole(9), one(s, "0", "999999", "1000000"))},
 			"customer", s.any("customer"), "client_reference_id", s.word(), "metadata[k]", "v", "payment_intent_data[metadata][k]", s.word(),
-			"expires_at", strconv.FormatInt(one(s, now+1800+s.random.Int64N(84000), now+1799, now+1800, now+86400, now+86401), 10))
+			"expires_at", strconv.FormatInt(one(s, now+1800+s.random.Int64N(84000), now+1800+s.random.Int64N(84000), now+1800, now+86400, one(s, now+1799, now+86401)), 10))
 		if s.often(0.2) {
-			pairs = append(pairs, "line_items[1][price]", s.any("price"))
+			pairs = append(pairs, "line_items[1][price]", s.price())
 		}
 		if s.often(0.15) {
 			pairs = append(pairs, "payment_intent_data[capture_method]", "manual")
@@ -141,23 +150,36 @@ var sessionSteps = []step{
 		s.call(post, "/v1/checkout/sessions", pairs...)
 	}},
 	{8, func(s *story) {
-		s.buyerDoes(s.any("checkout.session"), one(s, "paid", "paid", "", "unpaid", "unpaid", "card_declined", "expired", "async_succeeded", "async_failed", "nonsense"))
+		s.take(func(id string) {
+			s.buyerDoes(id, one(s, "paid", "paid", "", "unpaid", "unpaid", "card_declined", "expired", "async_succeeded", "nonsense"))
+		}, "checkout.session", "open")
 	}},
 	{3, func(s *story) {
 		for _, t := range s.oracle.with("checkout.session", "payment_status", "unpaid") {
-			if t.text("status") == "complete" {
+			if intent := t.of("payment_intent"); t.text("status") == "complete" && (intent.text("status") == "processing" || s.often(0.02)) {
 				if s.buyerDoes(t.id, one(s, "async_succeeded", "async_failed", "paid")); s.often(0.5) {
 					return
 				}
 			}
 		}
 	}},
-	{1, func(s *story) { s.call(post, "/v1/checkout/sessions/"+s.any("checkout.session")+"/expire") }},
+	{1, func(s *story) {
+		s.take(func(id string) { s.call(post, "/v1/checkout/sessions/"+id+"/expire") }, "checkout.session", "open")
+	}},
+}
+
+// price picks one, most often one that can be sold.
+func (s *story) price() string {
+	all := slices.DeleteFunc(s.oracle.with("price", "type", "one_time"), func(t *thing) bool { return !t.is("active") })
+	if len(all) > 0 && s.often(0.85) {
+		return all[s.random.IntN(len(all))].id
+	}
+	return s.any("price")
 }
 
 var intentSteps = []step{
 	{10, func(s *story) {
-		pairs := s.sometimes([]string{"amount", one(s, s.whole(100), s.whole(5000), s.whole(5000), s.whole(99_999_999), "0", "-1", "49", "50", "99999999", "100000000"), "currency", one(s, "usd", "usd", "EUR", "jpy", "gbp")},
+		pairs := s.sometimes([]string{"amount", one(s, s.whole(100), s.whole(5000), s.whole(5000), s.whole(9_999_999), one(s, "0", "-1", "49", "50", "99999999", "100000000")), "currency", one(s, "usd", "usd", "EUR", "jpy", "gbp")},
 			"metadata[k]", s.word(), "capture_method", one(s, "manual", "automatic"), "setup_future_usage", "off_session", "description", s.word())
 		if s.often(0.7) {
 			method := s.method()
@@ -179,12 +201,13 @@ var intentSteps = []step{
 		s.call(post, "/v1/payment_intents/"+id+"/confirm", s.sometimes([]string{"payment_method", s.method()}, "setup_future_usage", "on_session", "off_session", one(s, "true", "false"))...)
 	}},
 	{4, func(s *story) {
-		id := s.anyIn("payment_intent", "requires_capture")
-		amount := int64(100)
-		if t := s.oracle.get("payment_intent", id); t != nil {
-			amount = t.number("amount")
-		}
-		s.call(post, "/v1/payment_intents/"+id+"/capture", s.sometimes(nil, "amount_to_capture", one(s, s.whole(amount), s.whole(amount), strconv.FormatInt(amount, 10), strconv.FormatInt(amount+1, 10), "0"))...)
+		s.take(func(id string) {
+			amount := int64(100)
+			if t := s.oracle.get("payment_intent", id); t != nil {
+				amount = t.number("amount")
+			}
+			s.call(post, "/v1/payment_intents/"+id+"/capture", s.sometimes(nil, "amount_to_capture", one(s, s.whole(amount), s.whole(amount), strconv.FormatInt(amount, 10), strconv.FormatInt(amount+1, 10), "0"))...)
+		}, "payment_intent", "requires_capture")
 	}},
 	{1, func(s *story) {
 		s.call(post, "/v1/payment_intents/"+s.intent("requires_capture", "requires_action")+"/cancel", s.sometimes(nil, "cancellation_reason", "abandoned")...)
@@ -193,12 +216,14 @@ var intentSteps = []step{
 		s.call(post, "/v1/payment_intents/"+s.intent("requires_payment_method", "requires_confirmation"), s.sometimes(nil, "metadata[k]", s.word(), "amount", one(s, s.whole(5000), "49"), "payment_method", one(s, s.method(), ""), "description", s.word())...)
 	}},
 	{2, func(s *story) {
-		if s.with.AuthenticatePayments || s.often(0.3) {
-			s.bankDoes("payment_intents", s.anyIn("payment_intent", "requires_action"), "authenticate", "outcome", one(s, "succeeded", "succeeded", "failed", "nonsense"))
-		}
+		s.take(func(id string) {
+			s.bankDoes("payment_intents", id, "authenticate", "outcome", one(s, "succeeded", "succeeded", "failed", "nonsense"))
+		}, "payment_intent", "requires_action")
 	}},
 	{1, func(s *story) {
-		s.bankDoes("payment_intents", s.anyIn("payment_intent", "processing"), "settle", "outcome", one(s, "succeeded", "failed", "nonsense"))
+		s.take(func(id string) {
+			s.bankDoes("payment_intents", id, "settle", "outcome", one(s, "succeeded", "failed", "nonsense"))
+		}, "payment_intent", "processing")
 	}},
 	{1, func(s *story) {
 		s.call(post, "/v1/charges/"+s.any("charge"), s.sometimes(nil, "metadata[k]", s.word(), "description", s.word())...)
@@ -209,16 +234,23 @@ var intentSteps = []step{
 var refundSteps = []step{
 	{12, refund},
 	{2, func(s *story) { s.call(post, "/v1/refunds/"+s.any("refund"), "metadata[k]", s.word()) }},
-	{2, func(s *story) { s.call(post, "/v1/refunds/"+s.anyIn("refund", "pending", "requires_action")+"/cancel") }},
+	{2, func(s *story) {
+		s.take(func(id string) { s.call(post, "/v1/refunds/"+id+"/cancel") }, "refund", "pending", "requires_action")
+	}},
 	{1, func(s *story) {
-		s.call(post, "/v1/test_helpers/refunds/"+s.anyIn("refund", "requires_action")+"/expire")
+		s.take(func(id string) { s.call(post, "/v1/test_helpers/refunds/"+id+"/expire") }, "refund", "requires_action")
 	}},
 	{3, func(s *story) { s.bankDoes("refunds", s.any("refund"), "fail") }},
-	{2, func(s *story) { s.bankDoes("refunds", s.anyIn("refund", "pending", "requires_action"), "succeed") }},
+	{2, func(s *story) {
+		s.take(func(id string) { s.bankDoes("refunds", id, "succeed") }, "refund", "pending", "requires_action")
+	}},
 }
 
 func refund(s *story) {
 	charge := s.anyIn("charge", "succeeded")
+	if t := s.oracle.get("charge", charge); t != nil && (t.is("refunded") || !t.is("captured")) && s.often(0.7) {
+		charge = s.anyIn("charge", "succeeded")
+	}
 	pairs := []string{"charge", charge}
 	if t := s.oracle.get("charge", charge); t != nil {
 		if intent := t.of("payment_intent"); intent != nil && s.often(0.5) {
@@ -238,19 +270,20 @@ var disputeSteps = []step{
 			"reason", one(s, "", "", "general", "nonsense"), "amount", one(s, "0", "0", "0", s.whole(100), "-1"))
 	}},
 	{3, func(s *story) {
-		id := s.anyIn("dispute", "warning_needs_response", "warning_under_review", "needs_response", "under_review")
-		pairs := []string{"outcome", one(s, "opened", "warning_closed", "under_review", "won", "lost", "nonsense")}
-		if t := s.oracle.get("dispute", id); t != nil && s.often(0.3) {
-			pairs = []string{"outcome", "partly_won", "amount", one(s, s.whole(t.number("amount")), s.whole(t.number("amount")), "0")}
-		}
-		s.control("disputes/"+id, pairs...)
+		s.take(func(id string) {
+			pairs := []string{"outcome", one(s, "opened", "warning_closed", "under_review", "won", "lost", "nonsense")}
+			if t := s.oracle.get("dispute", id); t != nil && s.often(0.3) {
+				pairs = []string{"outcome", "partly_won", "amount", one(s, s.whole(t.number("amount")), s.whole(t.number("amount")), "0")}
+			}
+			s.control("disputes/"+id, pairs...)
+		}, "dispute", "warning_needs_response", "warning_under_review", "needs_response", "under_review")
 	}},
 	{2, func(s *story) {
 		s.call(post, "/v1/disputes/"+s.anyIn("dispute", "warning_needs_response", "needs_response"), s.sometimes(nil, "metadata[k]", s.word(),
 			"evidence[uncategorized_text]", one(s, "winning_evidence", "losing_evidence", "escalate_inquiry_evidence", ""), "evidence[product_description]", s.word(), "submit", one(s, "true", "false"))...)
 	}},
 	{1, func(s *story) {
-		s.call(post, "/v1/disputes/"+s.anyIn("dispute", "warning_needs_response", "needs_response")+"/close")
+		s.take(func(id string) { s.call(post, "/v1/disputes/"+id+"/close") }, "dispute", "warning_needs_response", "needs_response")
 	}},
 }
 

@@ -145,6 +145,7 @@ func (o *oracle) raised(e *entry, kind string, t *thing) {
 		h.key = e.Key
 	}
 	o.events = append(o.events, h)
+	o.cells["event "+kind]++
 }
 
 // ruleOf finds the endpoint of a call.
