@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 )
 
 // bodyMax bounds a request, in bytes.
@@ -180,7 +179,7 @@ func (s *Server) authenticate(r *http.Request) *apiError {
 func (s *Server) replay(e entry) error {
 	switch e.Type {
 	case "clock":
-		s.clock.Advance(time.Duration(e.Seconds*float64(time.Second) + 0.5)) // to the nearest nanosecond
+		s.clock.Advance(e.moved())
 	case "key":
 		return s.restoreKey(e)
 	case "delivery":

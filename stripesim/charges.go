@@ -71,7 +71,7 @@ func (s *Server) makeCharge(from, pm object, status string, captured bool) objec
 		if captured {
 			charge["balance_transaction"] = s.moveCharge(charge, test)["id"]
 		} else {
-			s.setAlarm("charge", charge, s.clock.Now().Unix()+authorized)
+			s.setAlarm("charge", charge, s.ownNow()+authorized)
 		}
 	}
 	s.store.put("charge", charge)
@@ -149,7 +149,7 @@ func (s *Server) chargeDirectly(c *call) (object, *apiError) {
 		charge := s.makeCharge(draft, pm, "failed", false)
 		s.raise(c, "charge.failed", charge, nil)
 		e := cardError(test.code, test.declineCode, "", test.message)
-		e.extra["charge"], e.stored = charge["id"], true
+		e.extra["charge"] = charge["id"]
 		return nil, e
 	}
 	charge := s.makeCharge(draft, pm, "succeeded", !c.has("capture") || flag(c.values, "capture"))

@@ -160,6 +160,7 @@ func (s *Server) expireSession(c *call, o object) {
 func (s *Server) PayCheckout(session, outcome string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.happen()
 	o, err := s.find("checkout.session", session, "session")
 	if err != nil {
 		return err

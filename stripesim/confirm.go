@@ -31,7 +31,13 @@ func (s *Server) confirmIntent(c *call) (object, *apiError) {
 		return nil, err
 	}
 	if pm == nil {
-		pm = s.store.get("payment_method", text(pi, "payment_method"))
+		if pm = s.store.get("payment_method", text(pi, "payment_method")); pm != nil {
+			types, _ := laidOver(pi, changes)["payment_method_types"].([]any)
+			err = payable(pm, text(laidOver(pi, changes), "customer"), types) // it may have been spent, or detached, since it was given
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if pm == nil {
 		e := missingMethod()
@@ -141,7 +147,6 @@ func (s *Server) decline(c *call, pi, pm object, test testMethod) *apiError {
 	s.raise(c, "payment_intent.payment_failed", pi, nil)
 	s.settleInvoice(c, pi, false)
 	e := cardError(test.code, test.declineCode, "", test.message)
-	e.stored = true
 	e.extra["charge"], e.extra["payment_intent"], e.extra["payment_method"] = draft["id"], s.view(pi, nil), s.view(pm, nil)
 	return e
 }
@@ -179,7 +184,7 @@ func (s *Server) later(seconds int64) int64 {
 	if s.switches.SettleSeconds > 0 {
 		seconds = s.switches.SettleSeconds
 	}
-	return s.clock.Now().Unix() + seconds
+	return s.ownNow() + seconds
 }
 
 // settleIntent ends a debit, and with it the session that it pays.

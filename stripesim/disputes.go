@@ -99,7 +99,7 @@ func (s *Server) openDispute(charge object, reason, stage string, amount int64) 
 	s.store.put("dispute", o)
 	s.change("charge", charge, object{"disputed": true})
 	if stage == "inquiry" {
-		s.setAlarm("dispute", o, s.clock.Now().Unix()+inquiryCloses)
+		s.setAlarm("dispute", o, s.ownNow()+inquiryCloses)
 		s.store.put("dispute", o)
 		s.raise(nil, "charge.dispute.created", o, nil)
 		return o
@@ -114,7 +114,7 @@ func (s *Server) openDispute(charge object, reason, stage string, amount int64) 
 // withdraw takes the disputed amount and the fee, and gives what the dispute was.
 func (s *Server) withdraw(o object) (previous object) {
 	txn := s.view(s.moveDispute(o, -number(o, "amount"), true), nil)
-	s.setAlarm("dispute", o, s.clock.Now().Unix()+evidenceDue)
+	s.setAlarm("dispute", o, s.ownNow()+evidenceDue)
 	return s.change("dispute", o, object{
 		"status": "needs_response", "is_charge_refundable": false, "balance_transactions": []any{txn},
 		"evidence_details": laidOver(child(o, "evidence_details"), object{"due_by": s.now() + evidenceDue, "past_due": false}),

@@ -59,7 +59,8 @@ func (s *Server) setAlarm(kind string, o object, at int64) {
 		delete(o, "_due")
 		return
 	}
-	o["_due"] = at
+	s.agenda.turn++
+	o["_due"], o["_turn"] = at, s.agenda.turn
 	s.agenda.enter(kind, o)
 }
 
@@ -68,15 +69,20 @@ func (a *agenda) enter(kind string, o object) {
 	if a.clocks[clock] == nil {
 		a.clocks[clock] = &alarms{}
 	}
-	a.turn++
-	heap.Push(a.clocks[clock], alarm{at: number(o, "_due"), turn: a.turn, kind: kind, id: text(o, "id")})
+	heap.Push(a.clocks[clock], alarm{at: number(o, "_due"), turn: number(o, "_turn"), kind: kind, id: text(o, "id")})
 }
 
-// wakeUp enters the alarms of all objects that were read from the journal.
+// ownNow is the time of the simulator's own clock, whatever a test clock says: what
+// happens by itself, and late, is counted on from when it was due.
+func (s *Server) ownNow() int64 { return s.eventTime() }
+
+// wakeUp enters the alarms of all objects that were read from the journal, in the
+// turn that they had before: those of one second ring as if nothing had ended.
 func (s *Server) wakeUp() {
 	for kind, sh := range s.store.kinds {
 		for o := range sh.all {
 			if number(o, "_due") > 0 {
+				s.agenda.turn = max(s.agenda.turn, number(o, "_turn"))
 				s.agenda.enter(kind, o)
 			}
 		}

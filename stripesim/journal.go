@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 // journalName is the file in Options.Dir.
@@ -25,10 +26,16 @@ type entry struct {
 	Kind    string          `json:"k,omitempty"`
 	ID      string          `json:"id,omitempty"`
 	Object  object          `json:"o,omitempty"`
-	Seconds float64         `json:"s,omitempty"`
+	Seconds float64         `json:"s,omitempty"` // by which a clock was moved, in older journals
+	Nanos   int64           `json:"n,omitempty"` // by which a clock was moved; floats would add up to another time
 	Raw     json.RawMessage `json:"r,omitempty"`
 	Over    bool            `json:"x,omitempty"` // the entries of this type and id before this one are of no use any more
 	All     []entry         `json:"a,omitempty"`
+}
+
+// moved is how far an entry of type clock moves it.
+func (e entry) moved() time.Duration {
+	return time.Duration(e.Nanos) + time.Duration(e.Seconds*float64(time.Second)+0.5) // to the nearest nanosecond
 }
 
 // overwriting are the types of which only the last entry of each id counts.
@@ -47,7 +54,7 @@ type journalCount struct {
 	entries int
 	plain   int            // of types that only add
 	last    map[string]int // of the overwriting types: the number of the last entry
-	seconds float64        // by which the clock was moved
+	moved   time.Duration  // by which the clock was moved
 }
 
 func (n *journalCount) note(e entry) {
@@ -55,7 +62,7 @@ func (n *journalCount) note(e entry) {
 	switch {
 	case e.Type == "put", e.Type == "del":
 	case e.Type == "clock":
-		n.seconds += e.Seconds
+		n.moved += e.moved()
 	case !slices.Contains(overwriting, e.Type):
 		n.plain++
 	case e.Over:
@@ -179,8 +186,8 @@ func (s *store) writeCompact(to io.Writer, old *os.File, n *journalCount) error 
 			}
 		}
 	}
-	if n.seconds > 0 {
-		if err := lines.Encode(entry{Type: "clock", Seconds: n.seconds}); err != nil {
+	if n.moved > 0 {
+		if err := lines.Encode(entry{Type: "clock", Nanos: int64(n.moved)}); err != nil {
 			return err
 		}
 	}

@@ -168,7 +168,9 @@ func (s *Server) refundCharge(c *call, charge object, amount int64, reason any, 
 	if reason == "fraudulent" {
 		changes["fraud_details"] = laidOver(child(charge, "fraud_details"), object{"user_report": "fraudulent"})
 	}
-	if previous := s.change("charge", charge, changes); len(previous) > 0 {
+	// One event for each refund that counts, even where amount_refunded comes out as a
+	// failed refund had left it.
+	if previous := s.change("charge", charge, changes); len(previous) > 0 || status == "succeeded" {
 		s.raise(c, "charge.refunded", charge, previous)
 	}
 	if s.switches.RefundEvents {
@@ -228,7 +230,7 @@ func (s *Server) askForAccount(c *call, refund object) {
 		mail = "buyer@example.com"
 	}
 	expires := s.now() + refundActionFor
-	s.setAlarm("refund", refund, s.clock.Now().Unix()+refundActionFor)
+	s.setAlarm("refund", refund, s.ownNow()+refundActionFor)
 	s.change("refund", refund, object{"instructions_email": mail, "next_action": object{
 		"type": "display_details", "display_details": object{"email_sent": object{"email_sent_at": s.now(), "email_sent_to": mail}, "expires_at": expires},
 	}})
@@ -253,7 +255,8 @@ func (s *Server) settleRefund(c *call, refund object) {
 	changes := object{"status": "succeeded"}
 	charge := s.store.get("charge", text(refund, "charge"))
 	if refund["balance_transaction"] == nil {
-		changes["balance_transaction"] = s.moveRefund(refund, false, false)["id"]
+		bank := actsAs(s.store.get("payment_method", text(charge, "payment_method"))).bank()
+		changes["balance_transaction"] = s.moveRefund(refund, bank, false)["id"]
 	}
 	previous := s.change("refund", refund, changes)
 	sum := s.refunded(text(charge, "id"))

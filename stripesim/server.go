@@ -110,7 +110,7 @@ func (s *Server) Now() time.Time { return s.clock.Now() }
 func (s *Server) Advance(d time.Duration) {
 	s.mu.Lock()
 	s.clock.Advance(d)
-	s.store.log(entry{Type: "clock", Seconds: d.Seconds()})
+	s.store.log(entry{Type: "clock", Nanos: int64(d)})
 	s.happen()
 	s.mu.Unlock()
 	s.nudge()

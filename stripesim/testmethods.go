@@ -188,9 +188,10 @@ func luhn(number string) bool {
 	return len(number) >= 12 && len(number) <= 19 && sum%10 == 0
 }
 
-// cardError is the refusal of a card.
+// cardError is the refusal of a card. It comes of executing the call: an idempotency
+// key keeps it.
 func cardError(code, declineCode, param, message string) *apiError {
-	e := &apiError{status: 402, typ: "card_error", code: code, param: param, message: message, extra: object{}}
+	e := &apiError{status: 402, typ: "card_error", code: code, param: param, message: message, extra: object{}, stored: true}
 	if declineCode != "" {
 		e.extra["decline_code"] = declineCode
 	}

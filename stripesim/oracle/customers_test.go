@@ -7,10 +7,31 @@ import (
 
 // customerRules are those of customers, deleted ones included.
 var customerRules = []rule{
-	{"POST /v1/customers", func(_ *oracle, e *entry) verdict { return accept(!e.bad(nil)) }, func(o *oracle, e *entry) {
-		members := map[string]any{"metadata": metadataOf(e.Form, nil)}
+	{"POST /v1/customers", func(o *oracle, e *entry) verdict {
+		method, chosen := e.text("payment_method"), e.text("invoice_settings[default_payment_method]")
+		return accept(!e.bad(nil) && (method == "" || o.attachable(method)) && (chosen == "" || chosen == method || (method != "" && o.attachRefused(e, method))))
+	}, func(o *oracle, e *entry) {
+		name := e.text("payment_method")
+		if name != "" && o.attachRefused(e, name) {
+			return
+		}
+		settings := part{"default_payment_method": nil}
+		members := map[string]any{"metadata": metadataOf(e.Form, nil), "invoice_settings": settings}
 		setTexts(e, members, true, "name", "email", "description", "phone")
-		o.raised(e, "customer.created", o.make("customer", e.id(), members))
+		var method *thing
+		if name != "" {
+			method = o.methodNamed(name, "")
+			method.members["customer"] = e.id()
+			if e.text("invoice_settings[default_payment_method]") != "" {
+				settings["default_payment_method"] = method
+			}
+		}
+		t := o.make("customer", e.id(), members)
+		o.raised(e, "customer.created", t)
+		if method != nil {
+			o.attached(e, method, t.id)
+		}
+		o.compare("the new customer", t, e.answer)
 	}},
 	{"GET /v1/customers/{}", func(o *oracle, e *entry) verdict {
 		return accept(o.get("customer", e.target("/v1/customers/")) != nil && !e.bad(nil))
@@ -24,14 +45,32 @@ var customerRules = []rule{
 		}
 	}},
 	{"POST /v1/customers/{}", func(o *oracle, e *entry) verdict {
-		return accept(o.alive("customer", e.target("/v1/customers/")) != nil && !e.bad(nil))
+		t := o.alive("customer", e.target("/v1/customers/"))
+		if t == nil || e.bad(nil) {
+			return refused
+		}
+		method := o.get(methodKind, e.text("invoice_settings[default_payment_method]"))
+		return accept(e.text("invoice_settings[default_payment_method]") == "" || (method != nil && method.members["customer"] == any(t.id)))
 	}, func(o *oracle, e *entry) {
+		t := o.get("customer", e.target("/v1/customers/"))
+		before := told(t.members["invoice_settings"])
+		if e.Form.Has("invoice_settings[default_payment_method]") {
+			t.members["invoice_settings"] = part{"default_payment_method": ref(o.get(methodKind, e.text("invoice_settings[default_payment_method]")))}
+		}
+		defer func() {
+			if told(t.members["invoice_settings"]) != before {
+				o.events[len(o.events)-1].maybe = false
+			}
+		}()
 		o.updated(e, o.get("customer", e.target("/v1/customers/")), "customer.updated", true, "name", "email", "description", "phone")
 	}},
 	{"DELETE /v1/customers/{}", func(o *oracle, e *entry) verdict {
 		return accept(o.alive("customer", e.target("/v1/customers/")) != nil && !e.bad(nil))
 	}, func(o *oracle, e *entry) {
 		t := o.get("customer", e.target("/v1/customers/"))
+		for _, method := range o.with(methodKind, "customer", t.id) {
+			method.members["customer"], method.members["_spent"] = nil, true
+		}
 		o.raised(e, "customer.deleted", t)
 		t.deleted = true
 	}},

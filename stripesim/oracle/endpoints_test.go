@@ -1,11 +1,14 @@
 package oracle
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // endpointRules are those of webhook endpoints and of events.
 var endpointRules = []rule{
-	{"POST /v1/webhook_endpoints", func(_ *oracle, e *entry) verdict {
-		return accept(!e.bad([]string{"url", "enabled_events"}) && strings.HasPrefix(e.text("url"), "http"))
+	{"POST /v1/webhook_endpoints", func(o *oracle, e *entry) verdict {
+		return accept(len(o.living("webhook_endpoint")) < 16 && !e.bad([]string{"url", "enabled_events"}) && strings.HasPrefix(e.text("url"), "http"))
 	}, func(o *oracle, e *entry) {
 		if !strings.HasPrefix(textOf(e.answer, "secret"), "whsec_") {
 			o.problem("%s gives no secret: %s", describe(e), e.Body)
@@ -32,12 +35,17 @@ var endpointRules = []rule{
 		if v := e.text("disabled"); v != "" {
 			t.members["status"] = map[bool]string{true: "disabled", false: "enabled"}[v == "true"]
 		}
+		if t.text("status") == "disabled" {
+			o.unwanted(t)
+		}
 		o.compare("the update", t, e.answer)
 	}},
 	{"DELETE /v1/webhook_endpoints/{}", func(o *oracle, e *entry) verdict {
 		return accept(o.alive("webhook_endpoint", e.target("/v1/webhook_endpoints/")) != nil && !e.bad(nil))
 	}, func(o *oracle, e *entry) {
-		o.get("webhook_endpoint", e.target("/v1/webhook_endpoints/")).deleted = true
+		t := o.get("webhook_endpoint", e.target("/v1/webhook_endpoints/"))
+		t.deleted = true
+		o.unwanted(t)
 	}},
 	listRule("webhook_endpoint"),
 	{"GET /v1/events", func(_ *oracle, e *entry) verdict {
@@ -84,16 +92,21 @@ func matches(pattern, kind string) bool {
 	return pattern == kind
 }
 
-// wanting counts the endpoints that an event has to be sent to.
-func (o *oracle) wanting(kind string) (n int64) {
+// wanting gives the endpoints that an event has to be sent to.
+func (o *oracle) wanting(kind string) (all []*thing) {
 	for _, t := range o.with("webhook_endpoint", "status", "enabled") {
 		kinds, _ := t.members["enabled_events"].([]any)
-		for _, pattern := range kinds {
-			if !t.deleted && matches(inWords(pattern), kind) {
-				n++
-				break
-			}
+		if !t.deleted && slices.ContainsFunc(kinds, func(pattern any) bool { return matches(inWords(pattern), kind) }) {
+			all = append(all, t)
 		}
 	}
-	return n
+	return all
+}
+
+// unwanted enters that an endpoint is told nothing more, not even of what has happened.
+func (o *oracle) unwanted(t *thing) {
+	for i := range o.events {
+		h := &o.events[i]
+		h.pending = slices.DeleteFunc(h.pending, func(to *thing) bool { return to == t })
+	}
 }

@@ -12,6 +12,10 @@ const (
 	remembersAtAll = 24 * time.Hour
 )
 
+// widest is the first value that the simulator's exact decimals, of 127 bits and
+// twelve places, cannot hold.
+var widest = new(big.Rat).SetFrac(new(big.Int).Lsh(big.NewInt(1), 127), big.NewInt(1_000_000_000_000))
+
 // metered is one meter event that was taken.
 type metered struct {
 	meter, customer string
@@ -39,6 +43,14 @@ var meterRules = []rule{
 		if e.bad([]string{"display_name", "event_name", "default_aggregation"}) {
 			return refused
 		}
+		for _, name := range []string{"customer_mapping", "value_settings"} {
+			if len(below(e, name)) > 0 && e.text(name+"[event_payload_key]") == "" {
+				return refused
+			}
+		}
+		if len(below(e, "customer_mapping")) > 0 && e.text("customer_mapping[type]") != "by_id" {
+			return refused
+		}
 		formula := e.text("default_aggregation[formula]")
 		return accept((formula == "sum" || formula == "count") && o.meterOf(e.text("event_name")) == nil)
 	}, func(o *oracle, e *entry) {
@@ -53,13 +65,17 @@ var meterRules = []rule{
 			"display_name": e.text("display_name"), "event_name": e.text("event_name"), "status": "active", "_formula": e.text("default_aggregation[formula]"),
 			"_customer": customer, "_value": value,
 		})
-		o.raised(e, "billing.meter.created", t)
+		o.meterRaised(e, "billing.meter.created", t)
 	}},
 	getRule("billing.meter", "/v1/billing/meters/"),
 	{"POST /v1/billing/meters/{}", func(o *oracle, e *entry) verdict {
 		return accept(o.get("billing.meter", e.target("/v1/billing/meters/")) != nil && !e.bad(nil))
 	}, func(o *oracle, e *entry) {
-		setTexts(e, o.get("billing.meter", e.target("/v1/billing/meters/")).members, false, "display_name")
+		t := o.get("billing.meter", e.target("/v1/billing/meters/"))
+		before := t.text("display_name")
+		if setTexts(e, t.members, false, "display_name"); t.text("display_name") != before {
+			o.meterRaised(e, "billing.meter.updated", t)
+		}
 	}},
 	{"POST /v1/billing/meters/{}/deactivate", meterIn("active"), func(o *oracle, e *entry) { o.switched(e, "inactive", "billing.meter.deactivated") }},
 	{"POST /v1/billing/meters/{}/reactivate", meterIn("inactive"), func(o *oracle, e *entry) { o.switched(e, "active", "billing.meter.reactivated") }},
@@ -89,7 +105,14 @@ func meterIn(status string) func(*oracle, *entry) verdict {
 func (o *oracle) switched(e *entry, status, event string) {
 	t := o.get("billing.meter", e.target("/v1/billing/meters/"))
 	t.members["status"] = status
-	o.raised(e, event, t)
+	o.meterRaised(e, event, t)
+}
+
+// meterRaised notes an event that only newer API versions have.
+func (o *oracle) meterRaised(e *entry, event string, t *thing) {
+	if o.switches.MeterEventsRaised {
+		o.raised(e, event, t)
+	}
 }
 
 // meterOf finds the active meter of an event's name.
@@ -114,11 +137,13 @@ func meterEventVerdict(o *oracle, e *entry) verdict {
 	if e.bad([]string{"event_name", "payload"}, "timestamp") || len(e.text("identifier")) > 100 {
 		return refused
 	}
-	if e.Form.Has("timestamp") && (at.Before(e.At.Add(-oldest)) || at.After(e.At.Add(farthest))) {
+	if e.Form.Has("timestamp") && (at.Before(time.Unix(e.unix(), 0).Add(-oldest)) || at.After(e.At.Add(farthest))) {
 		return refused
 	}
 	if before := o.usage.last[e.text("identifier")]; before != nil && e.At.Sub(before.received) < remembersAtAll {
 		return refused
+	} else if longest := remembersAtAll + time.Duration(o.switches.MemoryExtraSeconds)*time.Second; before != nil && !e.Executed && e.At.Sub(before.received) < longest {
+		return either // it may be remembered for so long
 	}
 	m, wrong := o.countable(e)
 	switch {
@@ -147,7 +172,7 @@ func (o *oracle) countable(e *entry) (m *metered, wrong bool) {
 		if value == "" {
 			return nil, true
 		}
-		if n == nil {
+		if n == nil || new(big.Rat).Abs(n).Cmp(widest) >= 0 {
 			return m, true
 		}
 		if meter.text("_formula") == "sum" {
@@ -185,6 +210,9 @@ func adjustmentVerdict(o *oracle, e *entry) verdict {
 		return refused
 	}
 	m := o.usage.last[e.text("cancel[identifier]")]
+	if m != nil && m.meter != "" && o.get("billing.meter", m.meter).text("event_name") != e.text("event_name") {
+		return refused
+	}
 	switch {
 	case m == nil || e.At.Sub(m.received) > remembersAtAll:
 		return refused

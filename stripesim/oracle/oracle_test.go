@@ -44,6 +44,7 @@ type thing struct {
 	id      string
 	members map[string]any
 	deleted bool
+	in      *oracle
 }
 
 func (t *thing) text(name string) string { v, _ := t.members[name].(string); return v }
@@ -58,9 +59,9 @@ type happening struct {
 	request string // the call that caused it, "" for none
 	key     string
 	created int64
-	object  string
+	of      *thing
 	members map[string]any // of the object, at that moment
-	pending int64          // endpoints that it had to be sent to
+	pending []*thing       // endpoints that it has to be sent to
 	maybe   bool           // nothing has changed: Stripe does not say whether it is raised
 }
 
@@ -75,6 +76,7 @@ type oracle struct {
 	shown    map[string]int64 // events that were listed, with their time
 	showed   []string         // the same, in that order
 	usage    usage
+	alarms   []alarm // what happens by itself, in the order of its planning
 	problems []string
 	now      time.Time
 	switches stripesim.Switches
@@ -86,7 +88,7 @@ func newOracle() *oracle {
 		rules: map[string]rule{}, ids: map[string]*thing{}, things: map[string][]*thing{}, keys: map[string]*keyUse{}, seen: map[string]bool{}, shown: map[string]int64{},
 		cells: map[string]int{}, usage: newUsage(),
 	}
-	for _, topic := range [][]rule{customerRules, catalogRules, checkoutRules, paymentRules, refundRules, meterRules, endpointRules} {
+	for _, topic := range [][]rule{customerRules, catalogRules, checkoutRules, paymentRules, methodRules, chargeRules, refundRules, disputeRules, balanceRules, meterRules, endpointRules} {
 		for _, r := range topic {
 			o.rules[r.call] = r
 		}
@@ -101,7 +103,7 @@ func (o *oracle) problem(format string, args ...any) {
 
 // make enters a new object.
 func (o *oracle) make(kind, id string, members map[string]any) *thing {
-	t := &thing{kind: kind, id: id, members: members}
+	t := &thing{kind: kind, id: id, members: members, in: o}
 	if _, stands := members["created"]; !stands {
 		members["created"] = o.now.Unix()
 	}
@@ -137,12 +139,13 @@ func (o *oracle) with(kind, member string, value any) (found []*thing) {
 
 // raised notes that an event had to be raised; e is nil for what happens by itself.
 func (o *oracle) raised(e *entry, kind string, t *thing) {
-	h := happening{kind: kind, created: o.now.Unix(), object: t.id, members: maps.Clone(t.members), pending: o.wanting(kind)}
+	h := happening{kind: kind, created: o.now.Unix(), of: t, members: maps.Clone(t.members), pending: o.wanting(kind)}
 	if e != nil && e.Method != control {
 		h.request = e.ID
 		h.key = e.Key
 	}
 	o.events = append(o.events, h)
+	o.cells["event "+kind]++
 }
 
 // ruleOf finds the endpoint of a call.

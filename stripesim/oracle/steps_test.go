@@ -17,7 +17,7 @@ type step struct {
 const post, get = http.MethodPost, http.MethodGet
 
 // steps are all that a story is made of; a topic adds its own.
-var steps = joined(customerSteps, catalogSteps, moneySteps, meterSteps, readSteps)
+var steps = joined(customerSteps, endpointSteps, catalogSteps, methodSteps, sessionSteps, intentSteps, refundSteps, disputeSteps, meterSteps, readSteps)
 
 func joined(topics ...[]step) (all []step) {
 	for _, topic := range topics {
@@ -42,14 +42,7 @@ func (s *story) sometimes(pairs []string, more ...string) []string {
 	return pairs
 }
 
-var customerSteps = []step{
-	{6, func(s *story) {
-		s.call(post, "/v1/customers", s.sometimes(nil, "name", s.word(), "email", one(s, "a@example.com", "b@example.com", "c@example.com"), "metadata[k]", s.word(), "phone", "1")...)
-	}},
-	{5, func(s *story) {
-		s.call(post, "/v1/customers/"+s.any("customer"), s.sometimes(nil, "name", s.word(), "email", "", "metadata[k]", one(s, "", s.word()), "metadata[l]", s.word(), "description", s.word())...)
-	}},
-	{1, func(s *story) { s.call(http.MethodDelete, "/v1/customers/"+s.any("customer")) }},
+var endpointSteps = []step{
 	{1, func(s *story) {
 		s.call(post, "/v1/webhook_endpoints", "url", one(s, "http://127.0.0.1:9/", "http://[::1]:9/x", "ftp://no"), "enabled_events[]", one(s, "charge.*", "customer.created", "refund.failed", "product.updated"), "enabled_events[]", "charge.refunded")
 	}},
@@ -90,94 +83,6 @@ var catalogSteps = []step{
 	{1, func(s *story) {
 		s.call(post, "/v1/prices/"+s.any("price"), s.sometimes(nil, "nickname", s.word(), "active", one(s, "true", "true", "false"), "metadata[k]", s.word())...)
 	}},
-}
-
-var moneySteps = []step{
-	{8, func(s *story) {
-		pairs := s.sometimes([]string{"mode", "payment", "success_url", "https://example.com/", "line_items[0][price]", s.any("price"), "line_items[0][quantity]", one(s, "1", "1", s.whole(9), "0")},
-			"customer", s.any("customer"), "client_reference_id", s.word(), "metadata[k]", "v", "expires_at", strconv.FormatInt(s.clock.Now().Unix()+1800+s.random.Int64N(84000), 10))
-		if s.often(0.2) {
-			pairs = append(pairs, "line_items[1][price]", s.any("price"))
-		}
-		s.call(post, "/v1/checkout/sessions", pairs...)
-	}},
-	{8, func(s *story) {
-		s.buyerDoes(s.any("checkout.session"), one(s, "paid", "paid", "", "unpaid", "unpaid", "card_declined", "expired", "async_succeeded", "async_failed", "nonsense"))
-	}},
-	{4, func(s *story) {
-		for _, t := range s.oracle.with("checkout.session", "payment_status", "unpaid") {
-			if t.text("status") == "complete" && !t.is("_settled") {
-				s.buyerDoes(t.id, one(s, "async_succeeded", "async_failed", "paid"))
-				return
-			}
-		}
-	}},
-	{1, func(s *story) { s.call(post, "/v1/checkout/sessions/"+s.any("checkout.session")+"/expire") }},
-	{8, func(s *story) {
-		pairs := s.sometimes([]string{"amount", one(s, s.whole(5), s.whole(5000), s.whole(99_999_999), "0", "-1"), "currency", one(s, "usd", "EUR", "jpy")},
-			"customer", s.any("customer"), "metadata[k]", s.word(), "capture_method", one(s, "manual", "automatic"))
-		if s.often(0.6) {
-			pairs = append(pairs, "confirm", "true", "payment_method", s.card())
-		}
-		s.call(post, "/v1/payment_intents", pairs...)
-	}},
-	{4, func(s *story) { s.call(post, "/v1/payment_intents/"+s.intent()+"/confirm", "payment_method", s.card()) }},
-	{3, func(s *story) {
-		s.call(post, "/v1/payment_intents/"+s.anyIn("payment_intent", "requires_capture")+"/capture")
-	}},
-	{1, func(s *story) {
-		s.call(post, "/v1/payment_intents/"+s.intent()+"/cancel", s.sometimes(nil, "cancellation_reason", "abandoned")...)
-	}},
-	{1, func(s *story) { s.call(post, "/v1/payment_intents/"+s.any("payment_intent"), "metadata[k]", s.word()) }},
-	{1, func(s *story) {
-		s.call(post, "/v1/charges/"+s.any("charge"), s.sometimes(nil, "metadata[k]", s.word(), "description", s.word())...)
-	}},
-	{12, refund},
-	{2, func(s *story) { s.call(post, "/v1/refunds/"+s.any("refund"), "metadata[k]", s.word()) }},
-	{3, func(s *story) { s.call(post, "/v1/refunds/"+s.anyIn("refund", "pending")+"/cancel") }},
-	{3, func(s *story) { s.refundEnds(s.any("refund"), "fail") }},
-	{2, func(s *story) {
-		if all := s.oracle.with("refund", "status", "pending"); len(all) > 0 {
-			s.refundEnds(all[0].id, "succeed")
-		}
-	}},
-}
-
-// anyIn picks an object, most often one in a state.
-func (s *story) anyIn(kind, status string) string {
-	if all := s.oracle.with(kind, "status", status); len(all) > 0 && s.often(0.6) {
-		return all[s.random.IntN(len(all))].id
-	}
-	return s.any(kind)
-}
-
-func (s *story) card() string {
-	return one(s, "pm_card_visa", "pm_card_visa", "pm_card_mastercard", "pm_card_chargeDeclined")
-}
-
-// intent picks one that no session owns: what a buyer's payment is in between is
-// left to the session.
-func (s *story) intent() string {
-	id := s.any("payment_intent")
-	if len(s.oracle.with("checkout.session", "payment_intent", id)) > 0 {
-		return "pi_nobody"
-	}
-	return id
-}
-
-func refund(s *story) {
-	charge := s.any("charge")
-	pairs := []string{"charge", charge}
-	if t := s.oracle.get("charge", charge); t != nil {
-		if s.often(0.5) {
-			pairs = []string{"payment_intent", t.text("payment_intent")}
-		}
-		if left := t.number("amount_captured") - s.oracle.refunded(charge); s.often(0.7) {
-			pairs = append(pairs, "amount", one(s, "1", s.whole(max(left, 1)), s.whole(max(left, 1)), strconv.FormatInt(left, 10), strconv.FormatInt(left+1, 10), "0", "-5"))
-		}
-	}
-	pairs = s.sometimes(pairs, "reason", "requested_by_customer", "metadata[sim_status]", "pending", "metadata[k]", s.word())
-	s.call(post, "/v1/refunds", pairs...)
 }
 
 // event is the name of a meter's events: there are few, so that they meet.
@@ -248,7 +153,7 @@ func summaries(s *story) {
 
 var readSteps = []step{
 	{6, func(s *story) {
-		kind := one(s, "customer", "product", "price", "checkout.session", "payment_intent", "charge", "refund", "billing.meter", "webhook_endpoint")
+		kind := one(s, "customer", "product", "price", "checkout.session", "payment_intent", "charge", "refund", "dispute", methodKind, moneyKind, "billing.meter", "webhook_endpoint")
 		s.call(get, lists[kind].path+"/"+s.any(kind))
 	}},
 	{10, listing},
@@ -266,12 +171,12 @@ var readSteps = []step{
 
 // listing reads a page with filters that somebody might want.
 func listing(s *story) {
-	kind := one(s, "customer", "product", "price", "checkout.session", "payment_intent", "charge", "refund", "billing.meter", "webhook_endpoint")
+	kind := one(s, "customer", "product", "price", "checkout.session", "payment_intent", "charge", "refund", "dispute", methodKind, moneyKind, "billing.meter", "webhook_endpoint")
 	form := url.Values{}
 	all := s.oracle.things[kind]
 	for _, name := range lists[kind].filters {
 		if len(all) > 0 && s.often(0.3) {
-			if v := inWords(all[s.random.IntN(len(all))].members[name]); v != "<nil>" {
+			if v := shown(all[s.random.IntN(len(all))].members[name]); v != "" {
 				form.Set(name, v)
 			}
 		}

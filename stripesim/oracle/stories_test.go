@@ -52,6 +52,17 @@ func TestStories(t *testing.T) {
 	}
 }
 
+// happenings are the events that the stories have to bring about.
+var happenings = []string{
+	"billing.meter.created", "billing.meter.deactivated", "billing.meter.reactivated", "billing.meter.updated", "charge.captured", "charge.dispute.closed",
+	"charge.dispute.created", "charge.dispute.funds_reinstated", "charge.dispute.funds_withdrawn", "charge.dispute.updated", "charge.expired", "charge.failed",
+	"charge.pending", "charge.refund.updated", "charge.refunded", "charge.succeeded", "charge.updated", "checkout.session.async_payment_failed",
+	"checkout.session.async_payment_succeeded", "checkout.session.completed", "checkout.session.expired", "customer.created", "customer.deleted", "customer.updated",
+	"payment_intent.amount_capturable_updated", "payment_intent.canceled", "payment_intent.created", "payment_intent.payment_failed", "payment_intent.processing",
+	"payment_intent.requires_action", "payment_intent.succeeded", "payment_method.attached", "payment_method.detached", "payment_method.updated", "price.created",
+	"price.updated", "product.created", "product.updated", "refund.created", "refund.failed", "refund.updated",
+}
+
 // enoughSeeds is from how many on the stories have to meet with everything.
 const enoughSeeds = 10
 
@@ -71,6 +82,11 @@ func judgeCoverage(t *testing.T, covered map[string]int, all bool) {
 	for _, fault := range slices.Concat(struckBefore, struckAfter) {
 		if t.Logf("%6d struck by %s", covered["fault "+fault], fault); all && covered["fault "+fault] == 0 {
 			t.Errorf("no call was struck by %s", fault)
+		}
+	}
+	for _, kind := range happenings {
+		if t.Logf("%6d times %s", covered["event "+kind], kind); all && covered["event "+kind] == 0 {
+			t.Errorf("there never was a %s", kind)
 		}
 	}
 	if t.Logf("%6d restarts", covered["restart"]); all && covered["restart"] == 0 {

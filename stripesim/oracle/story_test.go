@@ -1,9 +1,7 @@
 package oracle
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -49,9 +47,10 @@ func newStory(t testing.TB, seed uint64) *story {
 	t.Helper()
 	s := &story{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0x0fac1e)), oracle: newOracle()}
 	s.with = stripesim.Switches{
-		MeterErrorsSync: s.often(0.5), RefundEvents: s.often(0.5), KeepAmountRefunded: s.often(0.5),
+		MeterErrorsSync: s.often(0.5), MeterEventsRaised: s.often(0.3),
 		MeterLagSeconds: one(s, int64(0), 0, 1, 30, 600), EventLagSeconds: one(s, int64(0), 0, 5, 60), MemoryExtraSeconds: one(s, int64(0), 0, 0, 3600, 86400),
 	}
+	s.moneySwitches()
 	if s.often(0.3) {
 		s.dir = t.TempDir()
 	}
@@ -111,7 +110,7 @@ func (s *story) any(kind string) string {
 	if s.often(0.5) { // one of the newest: things happen to an object while it is young
 		all = all[max(0, len(all)-8):]
 	}
-	return all[s.random.IntN(len(all))].id
+	return s.idOf(all[s.random.IntN(len(all))])
 }
 
 // ask calls the control plane, which no fault strikes.
@@ -349,48 +348,4 @@ func (s *story) report(seed uint64) {
 		}
 		s.t.Errorf("seed %d, %d calls: %s", seed, s.calls, problem)
 	}
-}
-
-// buyerDoes plays an outcome of a session, and finds out with which charge.
-func (s *story) buyerDoes(session, outcome string) {
-	at := s.clock.Now()
-	path := "/v1/checkout/sessions/" + session + "/pay"
-	answer := s.ask(http.MethodPost, "/_sim/checkout/sessions/"+session+"/pay", fmt.Sprintf(`{"outcome": %q}`, outcome))
-	var failed error
-	if answer["error"] != nil {
-		failed = context.Canceled // any: the session says what is wrong
-	}
-	e := controlled(at, path, url.Values{"outcome": {outcome}}, failed, s.with)
-	if intent := textOf(answer, "payment_intent"); failed == nil && intent != "" {
-		e.answer = s.readIntent(intent)
-	}
-	s.follow(e)
-}
-
-// readIntent reads an intent whatever the faults are, ahead of the oracle.
-func (s *story) readIntent(id string) map[string]any {
-	for range 1000 {
-		r := httptest.NewRequestWithContext(s.t.Context(), http.MethodGet, "/v1/payment_intents/"+id, nil)
-		r.Header.Set("Authorization", "Bearer "+key)
-		func() {
-			defer func() { _ = recover() }()
-			s.sim.ServeHTTP(httptest.NewRecorder(), r)
-		}()
-		if q := s.heard[len(s.heard)-1]; q.Executed {
-			answer, err := read(q.Body)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return answer
-		}
-	}
-	s.t.Fatalf("the intent %s cannot be read", id)
-	return nil
-}
-
-// refundEnds lets a refund fail or succeed later.
-func (s *story) refundEnds(id string, how string) {
-	at := s.clock.Now()
-	err := s.sim.EndRefund(id, map[string]string{"fail": "failed", "succeed": "succeeded"}[how])
-	s.follow(controlled(at, "/v1/refunds/"+id+"/"+how, nil, err, s.with))
 }
