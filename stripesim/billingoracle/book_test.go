@@ -105,8 +105,10 @@ type book struct {
 	pending   []*invoiceItem // all there are, the oldest first
 	notes     []*note
 	methods   map[string]string // payment methods: their name, by id
+	owners    map[string]string // their customers
 	newest    string            // of them
 	meters    map[string]*meter // by event name
+	seen      map[string]int64  // identifiers of meter events, with the time of their taking
 	keys      map[string]*key
 	with      stripesim.Switches
 	problems  []string
@@ -117,8 +119,8 @@ type book struct {
 
 func newBook(with stripesim.Switches) *book {
 	return &book{
-		with: with, clocks: map[string]int64{}, prices: map[string]*price{}, items: map[string]*item{}, byID: map[string]*invoice{}, methods: map[string]string{},
-		meters: map[string]*meter{}, keys: map[string]*key{}, cells: map[string]int{},
+		with: with, clocks: map[string]int64{}, prices: map[string]*price{}, items: map[string]*item{}, byID: map[string]*invoice{}, methods: map[string]string{}, owners: map[string]string{},
+		meters: map[string]*meter{}, seen: map[string]int64{}, keys: map[string]*key{}, cells: map[string]int{},
 	}
 }
 

@@ -5,18 +5,18 @@ import (
 	"math/big"
 	"net/url"
 	"slices"
-	"strings"
 )
 
 // nothing is what a call does that changes nothing the book knows of.
 func nothing() map[string]any { return nil }
 
+// nobody is a customer that never is.
+const nobody = "cus_other"
+
 // bogus tells a parameter that no endpoint has.
 func bogus(e *entry) string {
-	for name := range e.Form {
-		if strings.HasPrefix(name, "bogus") {
-			return "a parameter is unknown"
-		}
+	if e.has("bogus") || e.text("customer") == nobody {
+		return "a parameter is unknown, or of nobody"
 	}
 	return ""
 }
@@ -119,7 +119,7 @@ func makeCustomer(b *book, e *entry) (string, func() map[string]any) {
 		c := &customer{id: word(e.answer, "id"), clock: clock, balance: new(big.Int)}
 		if name := e.text("payment_method"); name != "" {
 			c.method = word(e.answer, "invoice_settings", "default_payment_method")
-			b.methods[c.method] = name
+			b.methods[c.method], b.owners[c.method] = name, c.id
 		}
 		b.customers = append(b.customers, c)
 		if n := e.whole("balance"); n != nil && n.Sign() != 0 {
@@ -143,7 +143,7 @@ func (b *book) showCustomer(c *customer) map[string]any {
 func changeCustomer(b *book, e *entry) (string, func() map[string]any) {
 	c := b.customer(e.parts()[1])
 	method := e.text("invoice_settings[default_payment_method]")
-	refusal := firstOf(bogus(e), unless(c != nil, "there is no such customer"), unless(method == "" || b.methods[method] != "", "it has no such payment method"))
+	refusal := firstOf(bogus(e), unless(c != nil, "there is no such customer"), unless(method == "" || c != nil && b.owners[method] == c.id, "it has no such payment method"))
 	return refusal, func() map[string]any {
 		if method != "" {
 			c.method = method
@@ -159,7 +159,7 @@ func changeCustomer(b *book, e *entry) (string, func() map[string]any) {
 func attachMethod(b *book, e *entry) (string, func() map[string]any) {
 	return firstOf(bogus(e), unless(b.customer(e.text("customer")) != nil, "there is no such customer")), func() map[string]any {
 		b.newest = word(e.answer, "id")
-		b.methods[b.newest] = e.parts()[1]
+		b.methods[b.newest], b.owners[b.newest] = e.parts()[1], e.text("customer")
 		return map[string]any{"customer": e.text("customer")}
 	}
 }
@@ -213,7 +213,6 @@ type meter struct {
 	id     string
 	counts bool // the formula is count
 	events []meterEvents
-	seen   map[string]int64 // identifiers, with the time of their taking
 }
 
 type meterEvents struct {
@@ -225,7 +224,7 @@ type meterEvents struct {
 func makeMeter(b *book, e *entry) (string, func() map[string]any) {
 	name := e.text("event_name")
 	return firstOf(bogus(e), unless(name != "", "it has no name"), unless(b.meters[name] == nil, "another meter has the name")), func() map[string]any {
-		b.meters[name] = &meter{id: word(e.answer, "id"), counts: e.text("default_aggregation[formula]") == "count", seen: map[string]int64{}}
+		b.meters[name] = &meter{id: word(e.answer, "id"), counts: e.text("default_aggregation[formula]") == "count"}
 		return map[string]any{"event_name": name, "status": "active"}
 	}
 }
@@ -233,8 +232,11 @@ func makeMeter(b *book, e *entry) (string, func() map[string]any) {
 func meterEvent(b *book, e *entry) (string, func() map[string]any) {
 	m, c := b.meters[e.text("event_name")], b.customer(e.text("payload[stripe_customer_id]"))
 	value, number := new(big.Rat).SetString(e.text("payload[value]"))
-	if m == nil || c == nil || !number && !m.counts {
-		return "there is no such meter or customer, or no value", nothing
+	if m == nil { // it is accepted, and found to be nobody's later
+		m, c = &meter{}, &customer{}
+	}
+	if c == nil || !number && !m.counts {
+		return "there is no such customer, or no value", nothing
 	}
 	now := b.timeOf(c.clock)
 	at := now
@@ -242,7 +244,7 @@ func meterEvent(b *book, e *entry) (string, func() map[string]any) {
 		at = e.seconds("timestamp")
 	}
 	id := e.text("identifier")
-	taken, known := m.seen[id]
+	taken, known := b.seen[id]
 	refusal := firstOf(
 		bogus(e), unless(at >= now-35*day && at <= now+300, "the time is too far from the present"), unless(!known || b.now >= taken+day || id == "", "the identifier is known"),
 	)
@@ -250,7 +252,7 @@ func meterEvent(b *book, e *entry) (string, func() map[string]any) {
 		if m.counts {
 			value = big.NewRat(1, 1)
 		}
-		m.seen[id] = b.now
+		b.seen[id] = b.now
 		m.events = append(m.events, meterEvents{customer: c.id, at: at, value: value})
 		return map[string]any{"timestamp": big.NewInt(at)}
 	}

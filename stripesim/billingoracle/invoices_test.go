@@ -2,6 +2,7 @@ package billingoracle
 
 import (
 	"cmp"
+	"fmt"
 	"math/big"
 	"net/http"
 	"slices"
@@ -296,6 +297,9 @@ func (b *book) compareInvoice(inv *invoice, got any, e *entry) {
 func (b *book) compareLines(inv *invoice, got []any, e *entry) {
 	want := make([]map[string]any, 0, len(inv.lines))
 	for _, l := range inv.lines {
+		if l.from != nil && l.from.id == "" {
+			b.bindItem(l, got)
+		}
 		want = append(want, l.show())
 	}
 	name := func(v any) string {
@@ -304,8 +308,31 @@ func (b *book) compareLines(inv *invoice, got []any, e *entry) {
 	slices.SortFunc(want, func(x, y map[string]any) int { return cmp.Compare(name(x), name(y)) })
 	got = slices.Clone(got)
 	slices.SortFunc(got, func(x, y any) int { return cmp.Compare(name(x), name(y)) })
-	for _, d := range differ(want, got, "lines") {
-		b.problem("%s: invoice %s (%s): %s", describe(e), inv.id, inv.reason, d)
+	if found := differ(want, got, "lines"); len(found) > 0 {
+		b.problem("%s: invoice %s (%s) of %d: %s; want lines %s and it has %s", describe(e), inv.id, inv.reason, inv.made, found[0], written(want), written(got))
+	}
+}
+
+// written shows lines in short.
+func written[T any](lines []T) (all []string) {
+	for _, l := range lines {
+		s := fmt.Sprintf("%v×%v=%v of %v", member(any(l), "subscription_item"), plain(member(any(l), "quantity")), plain(member(any(l), "amount")), plain(member(any(l), "invoice_item")))
+		all = append(all, s+" "+plain(member(any(l), "period", "start"))+"-"+plain(member(any(l), "period", "end")))
+	}
+	return all
+}
+
+// bindItem learns the id of an invoice item that was made by itself.
+func (b *book) bindItem(l *line, got []any) {
+	for _, g := range got {
+		id := word(g, "invoice_item")
+		taken := slices.ContainsFunc(b.pending, func(i *invoiceItem) bool { return i.id == id })
+		want := l.show()
+		delete(want, "invoice_item")
+		if !taken && id != "" && len(differences(want, g, "")) == 0 {
+			l.from.id = id
+			return
+		}
 	}
 }
 
@@ -318,6 +345,9 @@ func (l *line) show() map[string]any {
 		want["subscription"] = l.item.sub.id
 	} else {
 		want["invoice_item"] = l.from.id
+		if l.from.item != nil {
+			want["subscription_item"] = l.from.item.id
+		}
 	}
 	return want
 }

@@ -165,6 +165,7 @@ func editItem(b *book, e *entry) (string, func() map[string]any) {
 				}
 			}
 			b.reckon(i.on)
+			b.bind(i.on, word(e.answer, "invoice"))
 		}
 		return b.showItem(i)
 	}

@@ -191,9 +191,14 @@ func (s *story) call(method, path string, pairs ...string) {
 	if len(s.past) > 0 && s.often(0.03) {
 		again := one(s, s.past...)
 		if s.often(0.2) {
-			again.form = url.Values{"customer": {"cus_other"}}
+			again.form = url.Values{"customer": {nobody}}
 		}
 		s.send(again)
+	}
+	for _, i := range s.book.pending {
+		if i.id == "" { // a proration, whose id no answer gives
+			s.read("invoiceitems", "customer", i.of.id, "limit", "100")
+		}
 	}
 }
 

@@ -148,7 +148,7 @@ func (b *book) firstInvoice(e *entry, s *subscription, partial bool) map[string]
 	if s.sends && s.status == "incomplete" {
 		s.status = "active"
 	}
-	b.open(inv, true)
+	b.open(inv, !s.sends)
 	s.latest = inv
 	if !s.sends {
 		b.finalize(inv)

@@ -183,8 +183,12 @@ func (b *book) endSubscription(s *subscription, now int64, reason string, billed
 		s.latest = inv
 	}
 	for _, it := range s.items {
-		if it.price.legacy() {
-			b.freeze(it, now, inv)
+		if !it.price.legacy() {
+			continue
+		}
+		b.freeze(it, now, inv)
+		if n := len(it.periods) - 1; it.periods[n].start == now && now != s.made { // a period of no time is none
+			it.periods = it.periods[:n]
 		}
 	}
 	for _, open := range b.invoices {
