@@ -29,7 +29,8 @@ func (s *story) anyCustomer() *customer {
 }
 
 func (s *story) anySubscription(fits func(*subscription) bool) *subscription {
-	return pick(s, s.book.subs, func(sub *subscription) bool { return fits(sub) && (!sub.over() || s.often(0.05)) })
+	over := s.often(0.02)
+	return pick(s, s.book.subs, func(sub *subscription) bool { return fits(sub) && sub.over() == over })
 }
 
 func (s *story) anyItem(fits func(*item) bool) *item {
@@ -127,7 +128,7 @@ func (s *story) changeQuantity() {
 	}
 	pairs := []string{"quantity", s.quantity(it.price)}
 	if s.often(0.7) {
-		pairs = append(pairs, "proration_behavior", one(s, "create_prorations", "none", "always_invoice", "always_invoice", "sometimes"))
+		pairs = append(pairs, "proration_behavior", one(s, "create_prorations", "create_prorations", "none", "none", "always_invoice", "always_invoice", "always_invoice", "sometimes"))
 	}
 	s.call(post, "subscription_items/"+it.id, pairs...)
 }
@@ -225,13 +226,13 @@ func (s *story) changeOldItem() {
 		s.call(remove, "invoiceitems/"+i.id)
 		return
 	}
-	s.call(post, "invoiceitems/"+i.id, "amount", one(s, "17", "4000", "-9", "50", "1000000000000"))
+	s.call(post, "invoiceitems/"+i.id, "amount", one(s, "17", "4000", "-9", "50", "3", "999999999999", "1000000000000"))
 }
 
 func (s *story) newInvoice() {
 	c := s.anyCustomer()
 	s.align(c, 50+s.random.Int64N(10))
-	pairs := []string{"customer", c.id, "pending_invoice_items_behavior", one(s, "include", "include", "include", "exclude", "some")}
+	pairs := []string{"customer", c.id, "pending_invoice_items_behavior", one(s, "include", "include", "include", "include", "include", "exclude", "exclude", "some")}
 	if s.often(0.5) {
 		pairs = append(pairs, "auto_advance", one(s, "true", "true", "false"))
 	}
@@ -243,13 +244,22 @@ func (s *story) newInvoice() {
 
 // moveInvoice does something to an invoice that may not be fit for it.
 func (s *story) moveInvoice() {
-	inv := pick(s, s.book.invoices, func(inv *invoice) bool {
-		return inv.id != "" && (inv.status == "draft" || inv.status == "open" || s.often(0.02))
-	})
+	wanted := one(s, "draft", "open", "open", "paid")
+	inv := pick(s, s.book.invoices, func(inv *invoice) bool { return inv.id != "" && inv.status == wanted })
 	if inv == nil {
 		return
 	}
-	switch path := "invoices/" + inv.id; s.random.IntN(10) {
+	path := "invoices/" + inv.id
+	if wanted == "paid" && s.often(0.8) {
+		s.read(path)
+		s.read(path+"/lines", "limit", "100")
+		return
+	}
+	choice := s.random.IntN(9)
+	if fit := map[string][]int{"draft": {0, 1, 2, 7, 8}, "open": {2, 3, 4, 5, 6, 8}}[wanted]; fit != nil && s.often(0.9) {
+		choice = one(s, fit...)
+	}
+	switch choice {
 	case 0, 1:
 		s.align(inv.of, inv.made%60)
 		if s.often(0.3) {
@@ -271,8 +281,9 @@ func (s *story) moveInvoice() {
 }
 
 func (s *story) newNote() {
+	wanted := one(s, "open", "open", "open", "paid", "paid", "paid", "uncollectible", "draft")
 	inv := pick(s, s.book.invoices, func(inv *invoice) bool {
-		return inv.id != "" && inv.total.Sign() > 0 && (inv.status != "draft" || s.often(0.05))
+		return inv.id != "" && inv.total.Sign() > 0 && inv.status == wanted
 	})
 	if inv == nil {
 		return
@@ -288,7 +299,10 @@ func (s *story) newNote() {
 	case 1:
 		total.Quo(total, big.NewInt(3))
 	case 2:
-		total.Add(total, big.NewInt(one(s, int64(0), 0, 0, 1)))
+		total.Add(total, big.NewInt(one(s, int64(0), 0, 0, 0, 0, 1)))
+	}
+	if total.Sign() == 0 && s.often(0.9) {
+		return
 	}
 	pairs := []string{"invoice", inv.id, "amount", total.String()}
 	if inv.status == "paid" || s.often(0.03) {
@@ -310,14 +324,15 @@ func (s *story) newNote() {
 }
 
 func (s *story) voidOldNote() {
-	if n := pick(s, s.book.notes, func(n *note) bool { return !n.after || s.often(0.1) }); n != nil {
+	fit := s.often(0.8)
+	if n := pick(s, s.book.notes, func(n *note) bool { return (!n.after && !n.void && n.on.status == "open") == fit }); n != nil {
 		s.call(post, "credit_notes/"+n.id+"/void")
 	}
 }
 
 func (s *story) changeBalance() {
 	c := s.anyCustomer()
-	amount := one(s, "-1000", "-30", "20", "700", "-99999", "x")
+	amount := one(s, "-1000", "-30", "20", "700", "-99999", "-1", "49", "-700000", "3", "x")
 	if s.often(0.3) {
 		s.call(post, "customers/"+c.id, "balance", one(s, "0", "-500", "10"))
 		return
@@ -357,7 +372,9 @@ func (s *story) look() {
 
 // wrongID calls for things that are not there.
 func (s *story) wrongID() {
-	switch s.random.IntN(5) {
+	switch s.random.IntN(6) {
+	case 5:
+		s.call(post, "test_helpers/test_clocks", "frozen_time", "0")
 	case 0:
 		s.call(post, "subscription_items/si_none/usage_records", "quantity", "1")
 	case 1:

@@ -1,6 +1,9 @@
 package billingoracle
 
-import "math/big"
+import (
+	"math/big"
+	"strconv"
+)
 
 // note is a credit note.
 type note struct {
@@ -245,14 +248,20 @@ func listSubscriptions(b *book, e *entry) (string, func() map[string]any) {
 func (b *book) count(counts map[string]int) {
 	items, periods := 0, 0
 	for _, s := range b.subs {
+		b.cells["subscription "+s.status]++
 		items += len(s.items)
 		for _, it := range s.items {
 			periods += len(it.periods)
 		}
 	}
+	for _, inv := range b.invoices {
+		b.cells["invoice "+inv.reason+" "+inv.status]++
+		b.cells["tries "+strconv.FormatInt(inv.attempts, 10)]++
+	}
 	moves := 0
 	for _, c := range b.customers {
 		moves += len(c.moves)
+		b.cells[map[bool]string{true: "on the simulator's clock", false: "on a test clock"}[c.clock == ""]]++
 	}
 	for kind, want := range map[string]int{
 		"customer": len(b.customers), "price": len(b.prices), "subscription": len(b.subs), "subscription_item": items, "usage_record_summary": periods,

@@ -35,9 +35,25 @@ func (s *story) step() {
 		do     func()
 	}
 	choices := []choice{
-		{1, s.newPrice}, {1, s.newCustomer}, {4, s.newSubscription}, {26, s.use}, {8, s.useMeter}, {12, s.move}, {6, s.changeQuantity}, {3, s.changeEnd}, {1, s.cancel},
-		{6, s.newItem}, {4, s.changeOldItem}, {3, s.newInvoice}, {10, s.moveInvoice}, {6, s.newNote}, {1, s.voidOldNote}, {3, s.changeBalance}, {3, s.changeMethod},
-		{12, s.look}, {1, s.wrongID},
+		{1, s.newPrice},
+		{1, s.newCustomer},
+		{4, s.newSubscription},
+		{26, s.use},
+		{8, s.useMeter},
+		{14, s.move},
+		{6, s.changeQuantity},
+		{3, s.changeEnd},
+		{1, s.cancel},
+		{6, s.newItem},
+		{4, s.changeOldItem},
+		{3, s.newInvoice},
+		{10, s.moveInvoice},
+		{6, s.newNote},
+		{1, s.voidOldNote},
+		{3, s.changeBalance},
+		{3, s.changeMethod},
+		{12, s.look},
+		{1, s.wrongID},
 	}
 	sum := 0
 	for _, c := range choices {
@@ -66,7 +82,7 @@ func (s *story) amount(name string) (string, string) {
 	if s.often(0.4) {
 		return name + "_decimal", one(s, "0.5", "0.000000000001", "12.345678901234"[:13], "0.333", "1.5", "2.5", "99.99")
 	}
-	return name, one(s, "0", "1", "7", "50", "99", "1000", "12345", "99999999", "-5")
+	return name, one(s, "0", "1", "7", "50", "99", "1000", "12345", "99999999", "3", "2500", "5", "-5")
 }
 
 func (s *story) newPrice() {
@@ -109,7 +125,7 @@ func (s *story) addTiers(add func(name, value string)) {
 		at := fmt.Sprintf("tiers[%d]", i)
 		upTo += one(s, 1, 5, 10, 1000)
 		bound := strconv.Itoa(upTo)
-		if i == n-1 && s.often(0.97) {
+		if i == n-1 && s.often(0.98) {
 			bound = "inf"
 		}
 		add(at+"[up_to]", bound)
@@ -127,14 +143,10 @@ func (s *story) addTiers(add func(name, value string)) {
 func (s *story) newCustomer() {
 	pairs := []string{}
 	if s.tests {
-		clock := ""
-		if len(s.book.clocks) > 0 && s.often(0.5) {
-			clock = s.anyClock()
-		} else {
+		if len(s.book.clocks) == 0 || s.often(0.5) {
 			s.call(post, "test_helpers/test_clocks", "frozen_time", strconv.FormatInt(began.Unix()+int64(s.random.IntN(3_000_000)), 10))
-			clock = s.anyClock()
 		}
-		pairs = append(pairs, "test_clock", clock)
+		pairs = append(pairs, "test_clock", s.anyClock())
 	}
 	if s.often(0.7) {
 		name := one(s, "pm_card_visa", "pm_card_visa", "pm_card_chargeCustomerFail")
@@ -148,7 +160,7 @@ func (s *story) newCustomer() {
 
 // quantity is of a size that the price can bear.
 func (s *story) quantity(p *price) string {
-	if s.often(0.04) {
+	if s.often(0.02) {
 		return one(s, "-1", "1.5", "x")
 	}
 	if p.cost(big.NewRat(1_000_000_000_000_000, 1)).Cmp(big.NewRat(100_000_000_000_000_000, 1)) < 0 && s.often(0.3) {
@@ -193,11 +205,11 @@ func (s *story) newSubscription() {
 	}
 	switch s.random.IntN(6) {
 	case 0:
-		pairs = append(pairs, "trial_period_days", one(s, "1", "7", "14", "30", "731", "0"))
+		pairs = append(pairs, "trial_period_days", one(s, "1", "7", "14", "30", "30", "730", "731", "0"))
 	case 1:
-		pairs = append(pairs, "trial_end", strconv.FormatInt(now+one(s, int64(3600), 90000, 40*day, -60), 10))
+		pairs = append(pairs, "trial_end", strconv.FormatInt(now+one(s, int64(3600), 90000, 40*day, 8*day, -60), 10))
 	case 2:
-		pairs = append(pairs, "billing_cycle_anchor", strconv.FormatInt(now+one(s, int64(3600), 10*day, 20*day, 500*day), 10), "proration_behavior", one(s, "create_prorations", "none"))
+		pairs = append(pairs, "billing_cycle_anchor", strconv.FormatInt(now+one(s, int64(3600), 3600, day, 6*day, 6*day, 20*day, 1500*day), 10), "proration_behavior", one(s, "create_prorations", "none"))
 	}
 	if s.often(0.15) {
 		pairs = append(pairs, "cancel_at_period_end", "true")
@@ -206,7 +218,7 @@ func (s *story) newSubscription() {
 		pairs = append(pairs, "collection_method", "send_invoice", "days_until_due", one(s, "1", "30"))
 	}
 	if s.often(0.4) {
-		pairs = append(pairs, "payment_behavior", one(s, "allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"))
+		pairs = append(pairs, "payment_behavior", one(s, "allow_incomplete", "allow_incomplete", "default_incomplete", "default_incomplete", "default_incomplete", "error_if_incomplete", "error_if_incomplete", "pending_if_incomplete"))
 	}
 	s.call(post, "subscriptions", pairs...)
 }
@@ -223,10 +235,10 @@ func (s *story) use() {
 	case 0:
 		pairs = append(pairs, "timestamp", strconv.FormatInt(s.moment(it, now), 10))
 	case 1:
-		pairs = append(pairs, "timestamp", one(s, "now", strconv.FormatInt(now, 10), strconv.FormatInt(now+1, 10)))
+		pairs = append(pairs, "timestamp", one(s, "now", strconv.FormatInt(now, 10), strconv.FormatInt(now, 10), strconv.FormatInt(now+1, 10)))
 	}
 	if s.often(0.4) {
-		pairs = append(pairs, "action", one(s, "set", "set", "increment", "replace"))
+		pairs = append(pairs, "action", one(s, "set", "set", "set", "set", "increment", "increment", "increment", "replace"))
 	}
 	s.call(post, "subscription_items/"+it.id+"/usage_records", pairs...)
 	if s.often(0.3) {
@@ -240,8 +252,8 @@ func (s *story) moment(it *item, now int64) int64 {
 	if it.price.legacy() {
 		start = it.periods[len(it.periods)-1].start
 	}
-	if s.often(0.5) {
-		return start + one(s, int64(-301), -300, -299, -1, 0, 1, 2, 60)
+	if now < start+lateness || s.often(0.2) {
+		return start + one(s, int64(-301), -300, -299, -299, -1, -1, 0, 0, 1, 2, 60)
 	}
 	return start + 1 + s.random.Int64N(max(now-start, 1))
 }
@@ -250,11 +262,11 @@ func (s *story) useMeter() {
 	c := s.anyCustomer()
 	pairs := []string{"event_name", s.anyMeterName(), "payload[stripe_customer_id]", c.id, "payload[value]", one(s, "1", "2", "10", "1000", "0", "-3", "0.5", "2.25")}
 	if s.often(0.5) {
-		pairs = append(pairs, "identifier", one(s, s.name("event"), "event_1", "event_2"))
+		pairs = append(pairs, "identifier", one(s, s.name("event"), s.name("event"), s.name("event"), "event_1"))
 	}
 	now := s.book.timeOf(c.clock)
 	if s.often(0.7) {
-		at := now + one(s, int64(-36*day), -35*day, -day, -3600, -60, -1, 0, 1, 300, 301)
+		at := now + one(s, int64(-35*day-1), -35*day, -day, -7*day, -3600, -60, -2, -1, 0, 1, 30, 300, 301)
 		if it := s.anyItem(func(it *item) bool { return it.price.meter != "" && it.sub.of == c }); it != nil && s.often(0.6) {
 			at = it.sub.start + one(s, int64(-1), 0, 1)
 		}

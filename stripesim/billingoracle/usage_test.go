@@ -40,7 +40,9 @@ func takeUsage(b *book, e *entry) (string, func() map[string]any) {
 	into, refusal := periodOf(it, at, now)
 	return refusal, func() map[string]any {
 		into.records = append(into.records, record{at: at, quantity: quantity, sets: e.text("action") == "set"})
+		b.cells["usage "+it.price.aggregate]++
 		if into.over {
+			b.cells["late usage"]++
 			b.countAgain(it, into)
 		}
 		return map[string]any{"object": "usage_record", "quantity": quantity, "timestamp": big.NewInt(at), "subscription_item": it.id}
