@@ -57,7 +57,7 @@ bench: ## run the benchmarks
 	set -x; $(GO) test -run '^$$' -bench . -benchmem -timeout=60m $(BENCH_FLAGS) $$packages
 
 oracle: ## play SEEDS=200 random stories against the simulator, and compute what it should hold
-	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle -seeds $(SEEDS)
+	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle ./stripesim/billingoracle -seeds $(SEEDS)
 
 clean: ## remove what was built
 	rm -rf bin .cache conformance/node/node_modules

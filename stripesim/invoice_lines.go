@@ -98,8 +98,11 @@ func (s *Server) meteredAgain(inv object) []any {
 		if stored := s.store.get("price", text(price, "id")); stored != nil {
 			price = stored // with its tiers, which no line shows
 		}
-		fresh := s.view(line, nil)
 		period := child(line, "period")
+		if number(period, "start") == number(period, "end") {
+			continue // nothing is billed by it: of the first invoice, or of a trial
+		}
+		fresh := s.view(line, nil)
 		s.bill(fresh, price, s.meteredQuantity(item, number(period, "start"), number(period, "end")))
 		again[i] = fresh
 	}

@@ -146,7 +146,7 @@ func (s *Server) renew(sub object) {
 func (s *Server) endSubscription(c *call, sub object, billed bool) {
 	now := s.now()
 	lines := s.meteredLines(sub, now)
-	if billed && text(sub, "status") != "incomplete" && (len(lines) > 0 || (c != nil && s.hasPending(sub))) {
+	if billed && text(sub, "status") != "incomplete" && (len(lines) > 0 || s.hasPending(sub)) {
 		reason := "subscription_cycle"
 		if c != nil {
 			reason = "subscription_update"
@@ -159,6 +159,7 @@ func (s *Server) endSubscription(c *call, sub object, billed bool) {
 		s.change("subscription", sub, object{"latest_invoice": invoice["id"]})
 	}
 	s.closeUsage(sub)
+	s.stopCollection(c, sub)
 	changes := object{"status": "canceled", "ended_at": now}
 	if sub["canceled_at"] == nil {
 		changes["canceled_at"] = now
@@ -166,6 +167,28 @@ func (s *Server) endSubscription(c *call, sub object, billed bool) {
 	s.change("subscription", sub, changes)
 	s.keepSubscription(sub)
 	s.raise(c, "customer.subscription.deleted", sub, nil)
+}
+
+// stopCollection leaves a cancelled subscription's invoices unpaid: Stripe tries no
+// payment that its customer would no longer expect.
+func (s *Server) stopCollection(c *call, sub object) {
+	for _, inv := range s.store.shelf("invoice").with("customer", text(sub, "customer")) {
+		if text(inv, "subscription") == text(sub, "id") && text(inv, "status") == "open" {
+			s.setAlarm("invoice", inv, 0)
+			s.updateInvoice(c, inv, object{"auto_advance": false, "next_payment_attempt": nil})
+		}
+	}
+}
+
+// dropProrations removes the prorations that wait for an invoice of a subscription,
+// which will have none any more.
+func (s *Server) dropProrations(c *call, sub object) {
+	for _, o := range s.store.shelf("invoiceitem").with("customer", text(sub, "customer")) {
+		if o["invoice"] == nil && text(o, "subscription") == text(sub, "id") && flag(o, "proration") {
+			s.store.delete("invoiceitem", text(o, "id"))
+			s.raise(c, "invoiceitem.deleted", o, nil)
+		}
+	}
 }
 
 // hasPending tells that prorations of a subscription wait for an invoice.
@@ -192,6 +215,9 @@ func (s *Server) cancelSubscription(c *call, sub object) (object, *apiError) {
 		}
 	}
 	s.change("subscription", sub, object{"cancellation_details": details, "canceled_at": s.now()})
+	if !flag(c.values, "invoice_now") {
+		s.dropProrations(c, sub)
+	}
 	if flag(c.values, "prorate") && text(sub, "status") != "trialing" && text(sub, "status") != "incomplete" {
 		for _, item := range s.itemsOf(sub) {
 			s.prorate(c, sub, item, s.store.get("price", text(item, "price")), number(item, "quantity"), -1, s.now())

@@ -15,6 +15,9 @@ func alive(sub object) *apiError {
 	return nil
 }
 
+// lateUpdates are what a subscription takes that is not paid for yet.
+var lateUpdates = []string{"metadata", "cancellation_details", "expand", "default_payment_method", "default_source", "payment_settings", "off_session"}
+
 // update is what a call changes of a subscription, checked.
 type update struct {
 	plans    []itemPlan
@@ -31,6 +34,9 @@ func (s *Server) updateSubscription(c *call, sub object) (object, *apiError) {
 			if err := alive(sub); err != nil {
 				return nil, err
 			}
+		}
+		if text(sub, "status") == "incomplete" && !slices.Contains(lateUpdates, name) {
+			return nil, invalid(name, "", "This subscription is incomplete. Until its first invoice is paid only its metadata and its payment method can be updated.")
 		}
 	}
 	u, err := s.planUpdate(c, sub)
@@ -59,7 +65,7 @@ func (s *Server) updateSubscription(c *call, sub object) (object, *apiError) {
 	s.change("subscription", sub, u.changes)
 	if u.restart != 0 {
 		s.restart(c, sub, u, arrears)
-	} else if u.prorate == "always_invoice" && c.has("items") {
+	} else if u.prorate == "always_invoice" && c.has("items") && len(s.pendingItems(text(sub, "customer"), text(sub, "id"), text(sub, "currency"))) > 0 {
 		s.billNow(c, sub, "subscription_update", nil)
 	}
 	s.keepSubscription(sub)

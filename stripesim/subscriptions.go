@@ -279,6 +279,9 @@ func (s *Server) makeSubscription(c *call, p params, customer object, early bool
 	if err := collection(p, method, p.has("days_until_due")); err != nil {
 		return nil, err
 	}
+	if p.text("payment_behavior") == "pending_if_incomplete" {
+		return nil, invalid("payment_behavior", "", "`pending_if_incomplete` is only for updates of a subscription.")
+	}
 	currency := text(planned[0].price, "currency")
 	if err := currencyAgrees(p, customer, currency); err != nil {
 		return nil, err
@@ -360,6 +363,7 @@ func paymentSettings(p params) object {
 // being paid, a subscription that is not paid is taken back.
 func (s *Server) firstInvoice(c *call, p params, sub object, early bool) *apiError {
 	automatic := text(sub, "collection_method") == "charge_automatically"
+	had := s.store.get("customer", text(sub, "customer"))["currency"]
 	if !automatic && text(sub, "status") == "incomplete" {
 		sub["status"] = "active"
 	}
@@ -383,10 +387,7 @@ func (s *Server) firstInvoice(c *call, p params, sub object, early bool) *apiErr
 	delete(sub, "_making")
 	paid := text(invoice, "status") == "paid"
 	if p.text("payment_behavior") == "error_if_incomplete" && automatic && !paid && text(sub, "status") != "trialing" {
-		for _, item := range s.itemsOf(sub) {
-			s.dropItem(item)
-		}
-		s.store.delete("subscription", text(sub, "id"))
+		s.takeBack(c, sub, invoice, had)
 		return &apiError{status: 402, typ: "card_error", code: "card_declined", message: "Your card was declined.", stored: true, extra: object{"decline_code": "generic_decline"}}
 	}
 	previous := s.change("subscription", sub, object{"latest_invoice": invoice["id"]})
