@@ -41,7 +41,7 @@ func TestAlarmsOfOneSecondRingInTheirTurnAfterARestart(t *testing.T) {
 			t.Helper()
 			return newUser(t, stripesim.Options{Clock: &still{now: time.Unix(1_700_000_000, 0)}, Dir: dir, Switches: stripesim.Switches{SettleSeconds: 3600}})
 		}
-		if !t.Run("before", func(t *testing.T) { //nolint:paralleltest // the next simulator reads what this one leaves
+		if !t.Run("before", func(t *testing.T) { // not side by side: the next simulator reads what this one leaves
 			u := open(t)
 			_, first := paid(u, "pm_card_pendingRefund")
 			u.make("/v1/refunds", "charge="+first)
