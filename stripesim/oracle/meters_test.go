@@ -73,8 +73,10 @@ var meterRules = []rule{
 	}, func(o *oracle, e *entry) {
 		t := o.get("billing.meter", e.target("/v1/billing/meters/"))
 		before := t.text("display_name")
-		if setTexts(e, t.members, false, "display_name"); t.text("display_name") != before {
-			o.meterRaised(e, "billing.meter.updated", t)
+		setTexts(e, t.members, false, "display_name")
+		o.meterRaised(e, "billing.meter.updated", t)
+		if last := len(o.events) - 1; o.switches.MeterEventsRaised {
+			o.events[last].maybe = t.text("display_name") == before
 		}
 	}},
 	{"POST /v1/billing/meters/{}/deactivate", meterIn("active"), func(o *oracle, e *entry) { o.switched(e, "inactive", "billing.meter.deactivated") }},
