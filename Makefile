@@ -37,9 +37,9 @@ test: ## run all tests with the race detector
 
 lint: $(LINT) ## check format, lint rules and go.mod
 	$(LINT) fmt --diff
-	$(LINT) run
+	$(LINT) run --allow-parallel-runners
 	$(GO) mod tidy -diff
-	cd conformance && $(LINT) run -c ../.golangci.yml && $(GO) mod tidy -diff
+	cd conformance && $(LINT) run --allow-parallel-runners -c ../.golangci.yml && $(GO) mod tidy -diff
 	@for script in scripts/* .ci/run conformance/*.sh; do bash -n "$$script" || exit 1; done
 
 $(LINT):
