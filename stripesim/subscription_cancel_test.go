@@ -21,7 +21,7 @@ func TestCancellingStopsCollection(t *testing.T) {
 	id := idIn(s.must(http.MethodPost, "/v1/subscriptions", "customer="+customer+"&items[0][price]="+s.price("")))
 	pm := s.make("/v1/payment_methods/pm_card_chargeCustomerFail/attach", "customer="+customer)
 	s.must(http.MethodPost, "/v1/customers/"+customer, "invoice_settings[default_payment_method]="+pm)
-	s.advance(time.Unix(int64(wholeIn(s.sub(id)["current_period_end"])), 0).Add(2 * time.Hour))
+	s.advance(time.Unix(wholeIn(s.sub(id)["current_period_end"]), 0).Add(2 * time.Hour))
 	latest := "/v1/invoices/" + s.sub(id)["latest_invoice"].(string)
 	if inv := s.must(http.MethodGet, latest, ""); inv["status"] != "open" || inv["auto_advance"] != true || inv["next_payment_attempt"] == nil {
 		t.Fatalf("the invoice whose payment failed is %v", inv)
