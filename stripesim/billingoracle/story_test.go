@@ -217,7 +217,7 @@ func (s *story) read(path string, pairs ...string) {
 
 // invoicesEnough ends a story in which subscriptions of days live for decades: both
 // sides look through all of their invoices again and again.
-const invoicesEnough = 2500
+const invoicesEnough = 1500
 
 // play makes so many steps, with faults of changing kinds, and looks at everything
 // in the end.
