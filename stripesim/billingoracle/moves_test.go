@@ -372,7 +372,9 @@ func (s *story) look() {
 
 // wrongID calls for things that are not there.
 func (s *story) wrongID() {
-	switch s.random.IntN(6) {
+	switch s.random.IntN(7) {
+	case 6:
+		s.call(post, "products", "description", "it has no name")
 	case 5:
 		s.call(post, "test_helpers/test_clocks", "frozen_time", "0")
 	case 0:

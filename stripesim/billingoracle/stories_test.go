@@ -53,7 +53,7 @@ func TestStories(t *testing.T) {
 }
 
 // enoughSeeds is from how many on the stories have to meet with everything.
-const enoughSeeds = 10
+const enoughSeeds = 20
 
 // judgeCoverage wants that the stories were worth it.
 func judgeCoverage(t *testing.T, covered map[string]int, all bool) {
