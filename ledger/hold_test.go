@@ -101,89 +101,123 @@ func (d *desk) refund(id string, amount credit.Amount) string {
 	return d.must(ledger.Operation{Kind: ledger.KindRefund, Cause: "re-1", Amount: amount, Grant: d.grants[id]})
 }
 
-func TestEndingsOfHolds(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		name      string
-		overdraft credit.Amount
-		play      func(d *desk) string // gives the last step's transfers
-		want      string
-		balance   string // available/held/debt
-	}{
-		{"a hold names its grants", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.give("b", 5, 1, 0); return d.hold("r", 7) },
-			"hold 7 available>held a-5 b-2", "3/7/0"},
-		{"a release puts them back", 0, func(d *desk) string {
+// endings plays each ending of a hold.
+var endings = []struct {
+	name      string
+	overdraft credit.Amount
+	play      func(d *desk) string // gives the last step's transfers
+	want      string
+	balance   string // available/held/debt
+}{
+	{
+		"a hold names its grants", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.give("b", 5, 1, 0); return d.hold("r", 7) },
+		"hold 7 available>held a-5 b-2", "3/7/0",
+	},
+	{
+		"a release puts them back", 0, func(d *desk) string {
 			d.give("a", 5, 0, 0)
 			d.give("b", 5, 1, 0)
 			d.hold("r", 7)
 			return d.release("r")
 		},
-			"unhold 7 held>available a+5 b+2", "10/0/0"},
-		{"capture of all", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.hold("r", 5); return d.capture("r", 5) },
-			"capture 5 held>usage", "0/0/0"},
-		{"capture of less returns the last", 0, func(d *desk) string {
+		"unhold 7 held>available a+5 b+2", "10/0/0",
+	},
+	{
+		"capture of all", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.hold("r", 5); return d.capture("r", 5) },
+		"capture 5 held>usage", "0/0/0",
+	},
+	{
+		"capture of less returns the last", 0, func(d *desk) string {
 			d.give("a", 5, 0, 0)
 			d.give("b", 5, 1, 0)
 			d.hold("r", 7)
 			return d.capture("r", 4)
 		},
-			"unhold 3 held>available a+1 b+2; capture 4 held>usage", "6/0/0"},
-		{"capture of nothing", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.hold("r", 5); return d.capture("r", 0) },
-			"unhold 5 held>available a+5; capture 0 available>usage", "5/0/0"},
-		{"capture beyond takes the balance", 0, func(d *desk) string { d.give("a", 9, 0, 0); d.hold("r", 5); return d.capture("r", 7) },
-			"capture 5 held>usage; capture 2 available>usage a-2", "2/0/0"},
-		{"then the overdraft, then debt", 3, func(d *desk) string { d.give("a", 6, 0, 0); d.hold("r", 5); return d.capture("r", 12) },
-			"capture 5 held>usage; capture 4 available>usage a-1; capture 3 debt>usage", "-3/0/3"},
-		{"after the hold", 0, func(d *desk) string {
+		"unhold 3 held>available a+1 b+2; capture 4 held>usage", "6/0/0",
+	},
+	{
+		"capture of nothing", 0, func(d *desk) string { d.give("a", 5, 0, 0); d.hold("r", 5); return d.capture("r", 0) },
+		"unhold 5 held>available a+5; capture 0 available>usage", "5/0/0",
+	},
+	{
+		"capture beyond takes the balance", 0, func(d *desk) string { d.give("a", 9, 0, 0); d.hold("r", 5); return d.capture("r", 7) },
+		"capture 5 held>usage; capture 2 available>usage a-2", "2/0/0",
+	},
+	{
+		"then the overdraft, then debt", 3, func(d *desk) string { d.give("a", 6, 0, 0); d.hold("r", 5); return d.capture("r", 12) },
+		"capture 5 held>usage; capture 4 available>usage a-1; capture 3 debt>usage", "-3/0/3",
+	},
+	{
+		"after the hold", 0, func(d *desk) string {
 			d.give("a", 2, 0, 0)
 			return d.must(ledger.Operation{Kind: ledger.KindCapture, Cause: "r", Amount: 3})
 		},
-			"capture 2 available>usage a-2; capture 1 debt>usage", "0/0/1"},
-		{"held credits do not expire", 0, func(d *desk) string {
+		"capture 2 available>usage a-2; capture 1 debt>usage", "0/0/1",
+	},
+	{
+		"held credits do not expire", 0, func(d *desk) string {
 			d.give("a", 5, 0, 1)
 			d.hold("r", 3)
 			d.now = d.now.Add(time.Hour)
 			return d.capture("r", 3)
 		},
-			"expiry 2 available>expired a-2; capture 3 held>usage", "0/0/0"},
-		{"what comes back due expires", 0, func(d *desk) string {
+		"expiry 2 available>expired a-2; capture 3 held>usage", "0/0/0",
+	},
+	{
+		"what comes back due expires", 0, func(d *desk) string {
 			d.give("a", 5, 0, 1)
 			d.give("b", 5, 1, 0)
 			d.hold("r", 7)
 			d.now = d.now.Add(time.Hour)
 			return d.release("r")
 		},
-			"expiry 5 held>expired; unhold 2 held>available b+2", "5/0/0"},
-		{"not a microsecond before", 0, func(d *desk) string {
+		"expiry 5 held>expired; unhold 2 held>available b+2", "5/0/0",
+	},
+	{
+		"not a microsecond before", 0, func(d *desk) string {
 			d.give("a", 5, 0, 1)
 			d.hold("r", 5)
 			d.now = d.now.Add(time.Hour - time.Microsecond)
 			return d.release("r")
 		},
-			"unhold 5 held>available a+5", "5/0/0"},
-		{"all of it due", 0, func(d *desk) string {
+		"unhold 5 held>available a+5", "5/0/0",
+	},
+	{
+		"all of it due", 0, func(d *desk) string {
 			d.give("a", 5, 0, 1)
 			d.hold("r", 5)
 			d.now = d.now.Add(time.Hour)
 			return d.release("r")
 		},
-			"expiry 5 held>expired", "0/0/0"},
-		{"a hold of nothing", 0, func(d *desk) string { d.hold("r", 0); return d.release("r") },
-			"unhold 0 held>available", "0/0/0"},
-		{"the overdraft can be held", 4, func(d *desk) string { d.give("a", 3, 0, 0); d.hold("r", 7); return d.release("r") },
-			"unhold 7 held>available a+3", "3/0/0"},
-		{"covered meanwhile it becomes a grant", 4, func(d *desk) string { d.hold("r", 4); d.give("a", 10, 0, 0); return d.release("r") },
-			"unhold 4 held>available reservation:r+4", "10/0/0"},
-		{"it covers what is overdrawn", 4, func(d *desk) string {
+		"expiry 5 held>expired", "0/0/0",
+	},
+	{
+		"a hold of nothing", 0, func(d *desk) string { d.hold("r", 0); return d.release("r") },
+		"unhold 0 held>available", "0/0/0",
+	},
+	{
+		"the overdraft can be held", 4, func(d *desk) string { d.give("a", 3, 0, 0); d.hold("r", 7); return d.release("r") },
+		"unhold 7 held>available a+3", "3/0/0",
+	},
+	{
+		"covered meanwhile it becomes a grant", 4, func(d *desk) string { d.hold("r", 4); d.give("a", 10, 0, 0); return d.release("r") },
+		"unhold 4 held>available reservation:r+4", "10/0/0",
+	},
+	{
+		"it covers what is overdrawn", 4, func(d *desk) string {
 			d.give("a", 3, 0, 0)
 			d.hold("r", 3)
 			d.must(ledger.Operation{Kind: ledger.KindUsage, Cause: "u", Amount: 2})
 			return d.release("r")
 		},
-			"unhold 3 held>available a+1", "1/0/0"},
-		{"no refund takes what is held, what comes back pays its debt", 0, func(d *desk) string { d.give("a", 10, 0, 0); d.hold("r", 6); d.refund("a", 10); return d.release("r") },
-			"unhold 6 held>available reservation:r+6; debt_repaid 6 available>debt reservation:r-6", "0/0/0"},
-		{"a refund that fails has its place", 0, func(d *desk) string {
+		"unhold 3 held>available a+1", "1/0/0",
+	},
+	{
+		"no refund takes what is held, what comes back pays its debt", 0, func(d *desk) string { d.give("a", 10, 0, 0); d.hold("r", 6); d.refund("a", 10); return d.release("r") },
+		"unhold 6 held>available reservation:r+6; debt_repaid 6 available>debt reservation:r-6", "0/0/0",
+	},
+	{
+		"a refund that fails has its place", 0, func(d *desk) string {
 			d.give("a", 10, 0, 0)
 			d.give("b", 10, 1, 0)
 			d.hold("r", 6)
@@ -191,8 +225,13 @@ func TestEndingsOfHolds(t *testing.T) {
 			d.release("r")
 			return d.must(ledger.Operation{Kind: ledger.KindRefundFailed, Cause: "rf-1", Amount: 10, Grant: d.grants["a"]})
 		},
-			"refund_failed 10 refunds>available a+10", "20/0/0"},
-	} {
+		"refund_failed 10 refunds>available a+10", "20/0/0",
+	},
+}
+
+func TestEndingsOfHolds(t *testing.T) {
+	t.Parallel()
+	for _, tc := range endings {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk(t, tc.overdraft)

@@ -19,7 +19,6 @@ const (
 	nameMax          = 500
 	customersMax     = 20
 	metadataMax      = 50
-	metadataNameMax  = 64
 	metadataValueMax = 500
 
 	inDoubtSecondsMax = 30 * 24 * 3600
@@ -55,7 +54,7 @@ func validateAccount(account string, q api.AccountRequest) (ledger.Account, erro
 		}
 		seen[c] = true
 	}
-	checkTexts(&p, "/metadata", q.Metadata, metadataMax, metadataNameMax, metadataValueMax)
+	checkTexts(&p, "/metadata", q.Metadata, metadataMax, metadataValueMax)
 	if q.Metadata == nil {
 		q.Metadata = map[string]string{}
 	}

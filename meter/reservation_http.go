@@ -86,7 +86,7 @@ func (m *Meter) handleCapture(w http.ResponseWriter, r *http.Request) error {
 func (m *Meter) validateCapture(q api.CaptureRequest) (c capture, err error) {
 	var p fault.Problems
 	c = capture{measure: parseMeasure(&p, q.Quantity, q.Credits), dimensions: q.Dimensions}
-	checkTexts(&p, "/dimensions", q.Dimensions, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	checkTexts(&p, "/dimensions", q.Dimensions, dimensionsMax, dimensionValueMax)
 	c.occurredAt, c.untimely = m.occurred(q.OccurredAt, &p, "")
 	c.fingerprint = captureFingerprint(c.measure, q.OccurredAt, q.Dimensions)
 	return c, p.Err(fault.ErrUnprocessed)

@@ -143,7 +143,7 @@ func (m *Meter) validateReservation(q api.ReservationRequest) (r reservation, a 
 	}
 	a = parseMeasure(&p, q.Quantity, q.Credits)
 	checkTTL(&p, q.TTLSeconds)
-	checkTexts(&p, "/dimensions", q.Dimensions, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	checkTexts(&p, "/dimensions", q.Dimensions, dimensionsMax, dimensionValueMax)
 	dimensions, err := encodeTexts(q.Dimensions)
 	if err != nil {
 		return r, a, err
