@@ -326,3 +326,23 @@ func TestWhatWasReservedCannotBeRewritten(t *testing.T) {
 	var r api.Reservation
 	read(t, c.want(200, http.MethodGet, "/v1/reservations/resv-0001", ""), &r)
 }
+
+// TestThePolicyThatHoldsIsTheOneUnderTheLock changes it while the sweeper waits.
+func TestThePolicyThatHoldsIsTheOneUnderTheLock(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 10)
+	c.want(200, http.MethodPut, "/v1/accounts/acme", `{"in_doubt_after": {"action": "release", "seconds": 60}}`)
+	c.reserved("resv-0001", 1)
+	c.want(200, http.MethodPost, "/v1/reservations/resv-0001/doubt", `{"reason": "timeout"}`)
+	c.clock.pass(10 * time.Minute)
+	release := c.hold("UPDATE accounts SET in_doubt_seconds = 7200 WHERE account = 'acme'")
+	done := make(chan struct{})
+	go func() { c.stepped(); close(done) }()
+	c.blocked(1)
+	release()
+	<-done
+	if got := c.reservation("resv-0001").State; got != "in_doubt" {
+		t.Errorf("by a policy that no longer holds the reservation is %s", got)
+	}
+	c.verified()
+}
