@@ -44,7 +44,15 @@ type AccountRequest struct {
 	StripeCustomers []string          `json:"stripe_customers,omitempty"`
 	Overdraft       Decimal           `json:"overdraft,omitempty"`
 	LowBalance      *Decimal          `json:"low_balance,omitempty"`
+	InDoubtAfter    *InDoubtAfter     `json:"in_doubt_after,omitempty"`
 	Metadata        map[string]string `json:"metadata,omitempty"`
+}
+
+// InDoubtAfter says what becomes of an account's reservation that stays in doubt
+// for so long: release or capture.
+type InDoubtAfter struct {
+	Action  string `json:"action"`
+	Seconds int    `json:"seconds"`
 }
 
 // Account is a customer of the AI product. Grants are those still open; they are
@@ -55,6 +63,7 @@ type Account struct {
 	StripeCustomers []string          `json:"stripe_customers"`
 	Overdraft       Decimal           `json:"overdraft"`
 	LowBalance      *Decimal          `json:"low_balance"`
+	InDoubtAfter    *InDoubtAfter     `json:"in_doubt_after"`
 	Low             bool              `json:"low"`
 	Metadata        map[string]string `json:"metadata"`
 	Balance         Balance           `json:"balance"`

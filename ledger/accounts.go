@@ -28,6 +28,7 @@ type Account struct {
 	Name       string
 	Overdraft  credit.Amount
 	LowBalance *credit.Amount // below it the account counts as low; nil: never
+	InDoubt    *InDoubt       // nil: a reservation in doubt waits for somebody
 	Metadata   string         // a JSON object
 	Customers  []string       // Stripe customers; usage goes to the first
 	Balance    Balance
@@ -35,19 +36,32 @@ type Account struct {
 	UpdatedAt  time.Time
 }
 
+// InDoubt is what becomes of an account's reservation that stays in doubt.
+type InDoubt struct {
+	Action  string // release or capture
+	Seconds int    // after which
+}
+
 // sqlPutAccount relies on accounts_pkey; the conflict locks the row. The insert
 // tells by xmax whether the row is new.
 const sqlPutAccount = `
-	INSERT INTO accounts AS a (part, account, name, overdraft, low_balance, metadata, available, held, debt, version, chain, created_at, updated_at)
-	VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, 0, '', $7, $7)
+	INSERT INTO accounts AS a (part, account, name, overdraft, low_balance, metadata, in_doubt_action, in_doubt_seconds,
+		available, held, debt, version, chain, created_at, updated_at)
+	VALUES ($1, $2, $3, $4, $5, $6, $8, $9, 0, 0, 0, 0, '', $7, $7)
 	ON CONFLICT (part, account) DO UPDATE
-	SET name = excluded.name, overdraft = excluded.overdraft, low_balance = excluded.low_balance, metadata = excluded.metadata, updated_at = excluded.updated_at
+	SET name = excluded.name, overdraft = excluded.overdraft, low_balance = excluded.low_balance, metadata = excluded.metadata,
+		in_doubt_action = excluded.in_doubt_action, in_doubt_seconds = excluded.in_doubt_seconds, updated_at = excluded.updated_at
 	RETURNING a.created_at = $7 AND a.version = 0`
 
 // PutAccount makes the account or replaces what is said about it; its balance is
 // not touched. It tells whether the account is new.
 func PutAccount(ctx context.Context, tx *sqlx.Tx, a Account, now time.Time) (created bool, err error) {
-	err = tx.GetContext(ctx, &created, sqlPutAccount, a.Part, a.Account, a.Name, a.Overdraft, a.LowBalance, a.Metadata, now)
+	var action *string
+	var seconds *int
+	if a.InDoubt != nil {
+		action, seconds = &a.InDoubt.Action, &a.InDoubt.Seconds
+	}
+	err = tx.GetContext(ctx, &created, sqlPutAccount, a.Part, a.Account, a.Name, a.Overdraft, a.LowBalance, a.Metadata, now, action, seconds)
 	if pg.IsCode(err, pg.CodeCheckViolation) {
 		return false, ErrOverdraftInUse
 	}
@@ -94,6 +108,8 @@ type accountRecord struct {
 	Name       string         `db:"name"`
 	Overdraft  credit.Amount  `db:"overdraft"`
 	LowBalance *credit.Amount `db:"low_balance"`
+	Action     *string        `db:"in_doubt_action"`
+	Seconds    *int           `db:"in_doubt_seconds"`
 	Metadata   string         `db:"metadata"`
 	Customers  pq.StringArray `db:"customers"`
 	Balance
@@ -102,15 +118,19 @@ type accountRecord struct {
 }
 
 func (r accountRecord) account() Account {
-	return Account{
+	a := Account{
 		Ref: Ref{Part: r.Part, Account: r.Account}, Name: r.Name, Overdraft: r.Overdraft, LowBalance: r.LowBalance, Metadata: r.Metadata,
 		Customers: r.Customers, Balance: r.Balance, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
+	if r.Action != nil && r.Seconds != nil {
+		a.InDoubt = &InDoubt{Action: *r.Action, Seconds: *r.Seconds}
+	}
+	return a
 }
 
 // sqlReadAccount relies on accounts_pkey and stripe_customers_by_account.
 const sqlReadAccount = `
-	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
+	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
 		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
 	FROM accounts a
 	WHERE a.part = $1 AND a.account = $2`
@@ -130,7 +150,7 @@ func ReadAccount(ctx context.Context, tx *sqlx.Tx, ref Ref) (Account, error) {
 
 // sqlListAccounts pages over accounts_pkey.
 const sqlListAccounts = `
-	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
+	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
 		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
 	FROM accounts a
 	WHERE (a.part, a.account) > ($1, $2)

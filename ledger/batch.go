@@ -113,6 +113,11 @@ func (b *Batch) Apply(ref Ref, op Operation) ([]Transfer, error) {
 		return nil, err
 	}
 	b.transfers = append(b.transfers, transfers...)
+	for _, g := range s.Made {
+		b.known[g] = ref
+		b.made = append(b.made, g)
+	}
+	s.Made = nil
 	if op.Grant != nil {
 		if _, stands := b.known[op.Grant]; !stands && b.isNew(op) {
 			b.known[op.Grant] = ref

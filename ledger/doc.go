@@ -17,11 +17,23 @@
 //	L7  available is the sum of the open grants' remainders, less what is overdrawn; overdrawn only when no grant is open.
 //	L8  Each usage, grant and adjustment names exactly one transfer, of its own kind, cause and amount.
 //	L9  Each transfer's hash covers the one before it, so that a changed or missing row shows.
+//	L10 held is the sum of what the open and in_doubt reservations hold.
+//	L11 A reservation ends at most once; what it held is then captured, returned or expired, to the last millionth.
 //
 // Books. available, held and debt belong to the account: the balance of a book is
 // what went in less what went out, and the balance of debt is minus what is owed.
 // The other books (purchases, grants, usage, refunds, disputes, expired,
 // adjustments) stand for the world outside.
+//
+// Holds. A hold moves credits from available to held and out of its grants'
+// remainders, so that held credits neither expire nor are spent nor clawed back.
+// All transfers of a reservation have it as their cause. A capture takes from
+// the front of its hold: the grants that the hold names, in the order of
+// spending, are those that the usage consumed. What goes back goes into its
+// grants; out of a grant that is due by then it goes from held to expired, one
+// transfer for each grant. Returned credits pay debt first, as new ones do. A
+// capture beyond the hold takes the rest from the balance, down to the
+// overdraft, and books what is missing as debt.
 //
 // Hash chain. The hash of a transfer is SHA-256 over the hash before it (nothing
 // before the first) and then these fields, each preceded by its length in bytes

@@ -51,6 +51,9 @@ const (
 	KindPurchase     Kind = "purchase"
 	KindGrant        Kind = "grant"
 	KindUsage        Kind = "usage"
+	KindHold         Kind = "hold"    // of a reservation
+	KindUnhold       Kind = "unhold"  // what a reservation gives back
+	KindCapture      Kind = "capture" // usage that a reservation was for
 	KindRefund       Kind = "refund"
 	KindRefundFailed Kind = "refund_failed"
 	KindExpiry       Kind = "expiry"
@@ -78,6 +81,7 @@ const (
 var outside = map[Kind]Book{
 	KindPurchase: BookPurchases, KindGrant: BookGrants, KindUsage: BookUsage, KindRefund: BookRefunds,
 	KindRefundFailed: BookRefunds, KindExpiry: BookExpired, KindAdjustment: BookAdjustments, KindDebtRepaid: BookDebt,
+	KindHold: BookHeld, KindUnhold: BookHeld, KindCapture: BookUsage,
 }
 
 // Balance is what an account has, at one version of it.
@@ -132,14 +136,16 @@ type State struct {
 	Overdraft credit.Amount
 	Chain     []byte   // hash of the last transfer; empty before the first
 	Grants    []*Grant // those with a remainder, in the order of spending
+	Made      []*Grant // those that the kernel made by itself and the store does not keep yet
 }
 
 // Operation is one thing that happens to an account.
 type Operation struct {
 	Kind   Kind
-	Cause  string        // id of the usage, grant, refund or adjustment behind it
+	Cause  string        // id of the usage, grant, refund, adjustment or reservation behind it
 	Amount credit.Amount // never negative, except for an adjustment
 	Grant  *Grant        // the grant to make (purchase, grant), or the one that a refund concerns
+	Hold   *Hold         // what is to end by an unhold or a capture; nil: a capture after the hold's end
 	Actor  string
 	Note   string
 	At     time.Time
@@ -170,6 +176,10 @@ type Transfer struct {
 // then the overdraft. New credits pay debt first and then what is overdrawn; the
 // rest is the grant's. Taking back for a refund takes from the grant concerned,
 // then from the others, never into the overdraft; what is missing becomes debt.
+//
+// A hold spends into held, so it is refused where usage would be. What is held
+// belongs to no grant's remainder: it does not expire, and no refund takes it.
+// An unhold or a capture ends a hold; giveBack and capture say how.
 func Decide(s *State, op Operation) ([]Transfer, error) {
 	if err := check(s, op); err != nil {
 		return nil, err
@@ -177,8 +187,12 @@ func Decide(s *State, op Operation) ([]Transfer, error) {
 	d := &decision{s: s, op: op}
 	d.expire()
 	switch op.Kind {
-	case KindUsage:
+	case KindUsage, KindHold:
 		d.spend()
+	case KindUnhold:
+		d.release()
+	case KindCapture:
+		d.capture()
 	case KindPurchase, KindGrant:
 		d.credit(op.Grant, op.Amount)
 	case KindAdjustment:
@@ -217,14 +231,23 @@ func check(s *State, op Operation) error {
 	if op.Kind == KindAdjustment {
 		need = -op.Amount
 	}
-	if (op.Kind == KindUsage || op.Kind == KindAdjustment) && need > 0 && spendable-need < -s.Overdraft {
-		return ErrInsufficient.WithExtra("available", spendable).WithExtra("held", s.Held)
+	spends := op.Kind == KindUsage || op.Kind == KindHold || op.Kind == KindAdjustment
+	if spends && need > 0 && spendable-need < -s.Overdraft {
+		refusal := ErrInsufficient.WithExtra("available", spendable).WithExtra("held", s.Held)
+		if spendable+max(s.Held-s.Debt, 0)-need >= -s.Overdraft { // what comes back pays debt first
+			refusal = refusal.WithExtra("held_by_reservations", true)
+		}
+		return refusal
 	}
 	if op.Amount > balanceMax || s.Available > balanceMax-max(op.Amount, 0) || s.Debt > balanceMax-max(op.Amount, 0) {
 		return ErrTooMany
 	}
-	if op.Kind == KindRefundFailed {
+	switch op.Kind {
+	case KindRefundFailed:
 		return checkRoom(s, op)
+	case KindUnhold, KindCapture:
+		return checkHold(s, op)
+	case KindPurchase, KindGrant, KindUsage, KindHold, KindRefund, KindExpiry, KindAdjustment, KindDebtRepaid:
 	}
 	return nil
 }

@@ -111,6 +111,7 @@ type world struct {
 	apply   func(ledger.Operation) ([]ledger.Transfer, error)
 	balance func() ledger.Balance
 	grants  map[string]*ledger.Grant
+	holds   []modelHold
 }
 
 func (w *world) id(prefix string) string {
@@ -192,14 +193,15 @@ func (w *world) check(t *rapid.T) {
 	}
 	w.naive.expire(w.now)
 	got := w.balance()
-	if got.Available != w.naive.available(w.now) || got.Debt != w.naive.debt || got.Held != 0 {
-		t.Fatalf("balance %+v, the naive ledger has %d available and %d debt", got, w.naive.available(w.now), w.naive.debt)
+	if got.Available != w.naive.available(w.now) || got.Debt != w.naive.debt || got.Held != w.held() {
+		t.Fatalf("balance %+v, the naive ledger has %d available, %d held and %d debt", got, w.naive.available(w.now), w.held(), w.naive.debt)
 	}
 }
 
 func (w *world) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
-		"grant": w.grant, "use": w.use, "use again": w.use, "refund": w.refund, "adjust": w.adjust, "wait": w.wait, "": w.check,
+		"grant": w.grant, "use": w.use, "use again": w.use, "refund": w.refund, "adjust": w.adjust, "wait": w.wait,
+		"hold": w.hold, "hold again": w.hold, "release": w.release, "capture": w.capture, "refund failed": w.refundFailed, "": w.check,
 	}
 }
 
@@ -217,6 +219,10 @@ func TestKernelAgreesWithNaiveLedger(t *testing.T) {
 			if err != nil && (s.Balance != before || !slices.Equal(s.Chain, chain) || len(s.Grants) != open) {
 				t.Fatalf("a refusal changed the account: %+v, before %+v", s.Balance, before)
 			}
+			for _, g := range s.Made {
+				w.grants[g.ID] = g
+			}
+			s.Made = nil
 			for _, tr := range transfers {
 				version++
 				if tr.Version != version {

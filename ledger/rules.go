@@ -61,14 +61,19 @@ const sqlVerifyAvailable = `
 		ON g.part = a.part AND g.account = a.account
 	WHERE greatest(a.available, 0) <> coalesce(g.remaining, 0)`
 
-// sqlVerifyUsage is L8 for usage, in both directions.
+// sqlVerifyUsage is L8 for usage, in both directions. A capture may take several
+// transfers, out of the hold, the balance and into debt; the last is its usage's.
 const sqlVerifyUsage = `
 	SELECT coalesce(u.account, t.account) || ', usage ' || coalesce(u.usage_id, t.cause) || ': ' || CASE
 		WHEN u.usage_id IS NULL THEN 'a transfer without usage'
 		WHEN t.version IS NULL THEN 'no transfer of its own'
 		ELSE 'charged ' || u.credits || ', transferred ' || t.amount END
 	FROM usage u
-	FULL JOIN (SELECT part, account, version, cause, amount FROM transfers WHERE kind = 'usage') t
+	FULL JOIN (
+		SELECT part, account, version, cause, amount FROM transfers WHERE kind = 'usage'
+		UNION ALL
+		SELECT part, account, max(version), 'reservation@' || cause, sum(amount) FROM transfers WHERE kind = 'capture' GROUP BY part, account, cause
+	) t
 		ON t.part = u.part AND t.account = u.account AND t.version = u.transfer_version AND t.cause = u.usage_id
 	WHERE u.usage_id IS NULL OR t.version IS NULL OR u.credits <> t.amount`
 
@@ -83,7 +88,10 @@ const sqlVerifyGrantTransfers = `
 		ON t.part = g.part AND t.account = g.account AND t.version = g.transfer_version AND t.kind = g.kind
 	WHERE (g.grant_id IS NULL OR t.version IS NULL OR g.credits <> t.amount)
 		AND NOT EXISTS (SELECT 1 FROM transfers a WHERE a.part = g.part AND a.account = g.account AND a.version = g.transfer_version
-			AND a.kind = 'adjustment' AND a.amount = g.credits)`
+			AND a.kind = 'adjustment' AND a.amount = g.credits)
+		AND NOT EXISTS (SELECT 1 FROM transfers h CROSS JOIN LATERAL unnest(h.grant_ids, h.grant_amounts) AS c (grant_id, change)
+			WHERE h.part = g.part AND h.account = g.account AND h.version = g.transfer_version
+			AND h.kind = 'unhold' AND 'reservation:' || h.cause = g.grant_id AND c.grant_id = g.grant_id AND c.change = g.credits)`
 
 // sqlVerifyAdjustments is L8 for adjustments, in both directions.
 const sqlVerifyAdjustments = `
@@ -132,6 +140,48 @@ const sqlVerifyClawbacks = `
 	FROM clawbacks c JOIN grants g ON g.part = c.part AND g.account = c.account AND g.grant_id = c.grant_id
 	GROUP BY g.part, g.account, g.grant_id, g.credits HAVING sum(c.credits) > g.credits`
 
+// sqlVerifyHeld is L10.
+const sqlVerifyHeld = `
+	SELECT a.account || ': ' || a.held || ' held, its open reservations hold ' || coalesce(r.credits, 0) || ' (millionths)'
+	FROM accounts a
+	LEFT JOIN (SELECT part, account, sum(credits) AS credits FROM reservations WHERE state IN ('open', 'in_doubt') GROUP BY part, account) r
+		ON r.part = a.part AND r.account = a.account
+	WHERE a.held <> coalesce(r.credits, 0)`
+
+// sqlVerifyHolds is L11, in both directions.
+const sqlVerifyHolds = `
+	SELECT coalesce(r.account, j.account) || ', reservation ' || coalesce(r.reservation_id, j.cause) || ': ' || CASE
+		WHEN r.reservation_id IS NULL THEN 'transfers without a reservation'
+		WHEN j.cause IS NULL THEN 'no transfers of its own'
+		ELSE r.state || ' with ' || r.credits || ' held, ' || r.captured || ' captured, ' || r.returned || ' returned, ' || r.expired || ' expired; the journal says ' ||
+			j.held || ', ' || j.captured || ', ' || j.returned || ', ' || j.expired END
+	FROM reservations r
+	FULL JOIN (
+		SELECT part, account, cause, count(*) FILTER (WHERE kind = 'hold') AS holds, coalesce(sum(amount) FILTER (WHERE kind = 'hold'), 0) AS held,
+			min(version) FILTER (WHERE kind = 'hold') AS hold_version,
+			coalesce(sum(amount) FILTER (WHERE kind = 'capture' AND source = 'held'), 0) AS captured,
+			coalesce(sum(amount) FILTER (WHERE kind = 'unhold'), 0) AS returned,
+			coalesce(sum(amount) FILTER (WHERE kind = 'expiry' AND source = 'held'), 0) AS expired,
+			count(*) FILTER (WHERE kind = 'capture') AS captures
+		FROM transfers
+		WHERE kind IN ('hold', 'unhold', 'capture') OR source = 'held' OR target = 'held'
+		GROUP BY part, account, cause
+	) j ON j.part = r.part AND j.account = r.account AND j.cause = r.reservation_id
+	WHERE r.reservation_id IS NULL OR j.cause IS NULL OR j.holds <> 1 OR j.hold_version <> r.hold_version
+		OR (r.credits, r.captured, r.returned, r.expired) IS DISTINCT FROM (j.held, j.captured, j.returned, j.expired)
+		OR r.captured + r.returned + r.expired <> CASE WHEN r.state IN ('open', 'in_doubt') THEN 0 ELSE r.credits END
+		OR (r.usage_id IS NOT NULL) <> (j.captures > 0) OR (r.state = 'captured' AND r.usage_id IS NULL) OR (r.state IN ('open', 'in_doubt', 'released') AND r.usage_id IS NOT NULL)`
+
+// sqlVerifyCaptures makes sure that each capture is one usage, and each usage of
+// a reservation its capture.
+const sqlVerifyCaptures = `
+	SELECT coalesce(r.account, u.account) || ', reservation ' || coalesce(r.reservation_id, u.usage_id) || ': ' ||
+		CASE WHEN u.usage_id IS NULL THEN 'captured without usage' ELSE 'usage without a capture' END
+	FROM (SELECT part, account, reservation_id, usage_id FROM reservations WHERE usage_id IS NOT NULL) r
+	FULL JOIN (SELECT part, account, usage_id FROM usage WHERE usage_id LIKE 'reservation@%') u
+		ON u.part = r.part AND u.account = r.account AND u.usage_id = r.usage_id AND u.usage_id = 'reservation@' || r.reservation_id
+	WHERE r.reservation_id IS NULL OR u.usage_id IS NULL`
+
 func rules() []rule {
 	return []rule{
 		{"balances", "balances are the sums of the journal", sqlVerifyBalances},
@@ -145,6 +195,9 @@ func rules() []rule {
 		{"adjustments", "each adjustment has one transfer of its amount", sqlVerifyAdjustments},
 		{"deliveries", "what accepted usage staged for Stripe is staged, no more and no less", sqlVerifyDeliveries},
 		{"identifiers", "no two deliveries share an identifier", sqlVerifyIdentifiers},
+		{"held", "what accounts hold is what their open reservations hold", sqlVerifyHeld},
+		{"holds", "each reservation ends once, and all that it held is accounted for", sqlVerifyHolds},
+		{"captures", "each capture is one usage", sqlVerifyCaptures},
 		{"payments", "each granted payment has its purchase grant, and each purchase grant its payment", sqlVerifyPayments},
 		{"clawbacks", "refunds never take back more than was bought", sqlVerifyClawbacks},
 	}

@@ -19,8 +19,9 @@ const (
 	nameMax          = 500
 	customersMax     = 20
 	metadataMax      = 50
-	metadataNameMax  = 64
 	metadataValueMax = 500
+
+	inDoubtSecondsMax = 30 * 24 * 3600
 )
 
 var errAccountForm = &fault.Error{Kind: fault.KindUnprocessed, Code: "invalid_value", Public: "the account id in the path " + accountRule}
@@ -42,6 +43,7 @@ func validateAccount(account string, q api.AccountRequest) (ledger.Account, erro
 		low := amount(&p, "/low_balance", *q.LowBalance)
 		a.LowBalance = &low
 	}
+	a.InDoubt = inDoubt(&p, q.InDoubtAfter)
 	if len(q.StripeCustomers) > customersMax {
 		p.Addf("/stripe_customers", "must list at most %d customers", customersMax)
 	}
@@ -52,7 +54,7 @@ func validateAccount(account string, q api.AccountRequest) (ledger.Account, erro
 		}
 		seen[c] = true
 	}
-	checkTexts(&p, "/metadata", q.Metadata, metadataMax, metadataNameMax, metadataValueMax)
+	checkTexts(&p, "/metadata", q.Metadata, metadataMax, metadataValueMax)
 	if q.Metadata == nil {
 		q.Metadata = map[string]string{}
 	}
@@ -62,6 +64,21 @@ func validateAccount(account string, q api.AccountRequest) (ledger.Account, erro
 	}
 	a.Metadata = string(metadata)
 	return a, p.Err(fault.ErrUnprocessed)
+}
+
+// inDoubt checks the policy for reservations in doubt. Its longest time lets a
+// capture still be taken by Stripe, which takes nothing older than 35 days.
+func inDoubt(p *fault.Problems, q *api.InDoubtAfter) *ledger.InDoubt {
+	if q == nil {
+		return nil
+	}
+	if q.Action != actionRelease && q.Action != actionCapture {
+		p.Addf("/in_doubt_after/action", "must be release or capture")
+	}
+	if q.Seconds < 1 || q.Seconds > inDoubtSecondsMax {
+		p.Addf("/in_doubt_after/seconds", "must be from 1 to %d", inDoubtSecondsMax)
+	}
+	return &ledger.InDoubt{Action: q.Action, Seconds: q.Seconds}
 }
 
 // amount parses a decimal that may be left out.
@@ -136,6 +153,9 @@ func wireAccount(a ledger.Account) (api.Account, error) {
 		low := api.Decimal(a.LowBalance.String())
 		answer.LowBalance = &low
 		answer.Low = a.Balance.Available < *a.LowBalance
+	}
+	if a.InDoubt != nil {
+		answer.InDoubtAfter = &api.InDoubtAfter{Action: a.InDoubt.Action, Seconds: a.InDoubt.Seconds}
 	}
 	if err := json.Unmarshal([]byte(a.Metadata), &answer.Metadata); err != nil {
 		return answer, fmt.Errorf("read metadata of %s: %w", a.Account, err)

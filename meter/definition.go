@@ -113,3 +113,19 @@ func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*d
 	}
 	return definitions, nil
 }
+
+// sqlReadDefinitionAt relies on meters_pkey and meter_rates_pkey.
+const sqlReadDefinitionAt = `
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	FROM meters m
+	JOIN meter_rates r ON r.meter = m.meter
+	WHERE m.meter = $1 AND r.version = $2`
+
+// readDefinitionAt gives a meter with the rates of one version of it.
+func readDefinitionAt(ctx context.Context, tx *sqlx.Tx, meter string, version int) (*definition, error) {
+	var d definition
+	if err := tx.GetContext(ctx, &d, sqlReadDefinitionAt, meter, version); err != nil {
+		return nil, fmt.Errorf("read version %d of meter %s: %w", version, meter, err)
+	}
+	return &d, d.decode()
+}

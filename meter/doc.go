@@ -1,5 +1,5 @@
 // Package meter is the metering API: accounts, meters with their rates, usage,
-// grants, balances and keys.
+// reservations, grants, balances and keys.
 //
 // Rules, each held by a constraint, a test and a check of the auditor:
 //
@@ -8,10 +8,14 @@
 //	M3  A refusal leaves no trace: the same id may succeed later.
 //	M4  Usage keeps the rate version it was priced with.
 //	M5  Usage of a meter that is billed at Stripe is staged for Stripe in the transaction that accepted it.
+//	M6  A reservation ends once, by capture, release or expiry; its row is the guard, and commits with what it moves.
+//	M7  A capture is one usage, priced as it was reserved; usage that happened is charged however little is held.
 //
 // Usage goes through lanes. A lane takes whatever arrived while its previous
 // transaction was under way and commits it as one; correctness is in the
-// database, so any number of processes may serve the same account.
+// database, so any number of processes may serve the same account. A call on a
+// reservation is a transaction of its own, which locks the account as lanes do
+// and before the reservation.
 //
 // Not promised: the order of usage from different requests.
 package meter

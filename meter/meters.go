@@ -61,7 +61,7 @@ func validateRate(p *fault.Problems, pointer string, r api.Rate) rate {
 	if len(r.Match) == 0 {
 		p.Addf(pointer+"/match", "must name at least one dimension; credits_per_unit is the rate for all others")
 	}
-	checkTexts(p, pointer+"/match", r.Match, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	checkTexts(p, pointer+"/match", r.Match, dimensionsMax, dimensionValueMax)
 	if r.CreditsPerUnit == "" {
 		p.Addf(pointer+"/credits_per_unit", "must be given")
 	}

@@ -136,7 +136,7 @@ func parseGrouping(r *http.Request, p *fault.Problems) grouping {
 			g.slot = name
 		case name == "hour" || name == "day":
 			p.Addf("#query/group_by", "must name hour or day, not both")
-		case name == "" || len(name) > dimensionNameMax || len(g.dimensions) == dimensionsMax:
+		case name == "" || len(name) > nameBytesMax || len(g.dimensions) == dimensionsMax:
 			p.Addf("#query/group_by", "must list hour, day, meter or names of dimensions, separated by commas")
 		default:
 			g.dimensions = append(g.dimensions, name)

@@ -23,7 +23,7 @@ const (
 	ageMax            = 35 * 24 * time.Hour // Stripe takes no older meter event
 	aheadMax          = 5 * time.Minute     // nor one further ahead
 	dimensionsMax     = 20
-	dimensionNameMax  = 64
+	nameBytesMax      = 64 // of a dimension or a member of metadata
 	dimensionValueMax = 256
 	batchUsagesMax    = 1000
 )
@@ -48,7 +48,7 @@ func (m *Meter) validate(q api.UsageRequest, by string, p *fault.Problems, point
 	} else if u.quantity <= 0 {
 		p.Addf(pointer+"/quantity", "must be more than zero")
 	}
-	checkTexts(p, pointer+"/dimensions", q.Dimensions, dimensionsMax, dimensionNameMax, dimensionValueMax)
+	checkTexts(p, pointer+"/dimensions", q.Dimensions, dimensionsMax, dimensionValueMax)
 	u.occurredAt, u.untimely = m.occurred(q.OccurredAt, p, pointer)
 	if u.dimensions == nil {
 		u.dimensions = map[string]string{}
@@ -77,13 +77,13 @@ func (m *Meter) occurred(at *time.Time, p *fault.Problems, pointer string) (time
 }
 
 // checkTexts bounds a map of names to texts.
-func checkTexts(p *fault.Problems, pointer string, texts map[string]string, most, nameMax, valueMax int) {
+func checkTexts(p *fault.Problems, pointer string, texts map[string]string, most, valueMax int) {
 	if len(texts) > most {
 		p.Addf(pointer, "must have at most %d members", most)
 	}
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
-		if name == "" || len(name) > nameMax {
-			p.Addf(pointer, "must have names of 1 to %d bytes", nameMax)
+		if name == "" || len(name) > nameBytesMax {
+			p.Addf(pointer, "must have names of 1 to %d bytes", nameBytesMax)
 		}
 		if len(texts[name]) > valueMax {
 			p.Addf(pointer+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name), "must have at most %d bytes", valueMax)

@@ -53,7 +53,9 @@ const sqlGrantDrift = `
 	ORDER BY g.account, g.grant_id`
 
 // sqlCountAccounts tells how much was compared.
-const sqlCountAccounts = `SELECT (SELECT count(*) FROM accounts WHERE $1 = '' OR account = $1) + (SELECT count(*) FROM grants WHERE $1 = '' OR account = $1)`
+const sqlCountAccounts = `SELECT (SELECT count(*) FROM accounts WHERE $1 = '' OR account = $1) +
+	(SELECT count(*) FROM grants WHERE $1 = '' OR account = $1) +
+	(SELECT count(*) FROM reservations WHERE state IN ('open', 'in_doubt') AND ($1 = '' OR account = $1))`
 
 type balanceDrift struct {
 	Account          string        `db:"account"`
@@ -80,7 +82,8 @@ func (r *Reconciler) ledgerBalances(ctx context.Context, s scope) (result, error
 	out := result{timeless: true}
 	var balances []balanceDrift
 	var grants []grantDrift
-	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+	var held []heldDrift
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) (err error) {
 		balances, grants = nil, nil
 		if err := unhurried(ctx, tx); err != nil {
 			return err
@@ -91,7 +94,11 @@ func (r *Reconciler) ledgerBalances(ctx context.Context, s scope) (result, error
 		if err := tx.SelectContext(ctx, &balances, sqlBalanceDrift, s.account); err != nil {
 			return err
 		}
-		return tx.SelectContext(ctx, &grants, sqlGrantDrift, s.account)
+		if err := tx.SelectContext(ctx, &grants, sqlGrantDrift, s.account); err != nil {
+			return err
+		}
+		held, err = readHeldDrift(ctx, tx, s.account)
+		return err
 	})
 	if err != nil {
 		return out, fmt.Errorf("compare balances with the journal: %w", err)
@@ -110,6 +117,13 @@ func (r *Reconciler) ledgerBalances(ctx context.Context, s scope) (result, error
 			continue // one repair mends both: one finding
 		}
 		d, err := r.grantFinding(ctx, g)
+		if err != nil {
+			return out, err
+		}
+		out.found = append(out.found, d)
+	}
+	for _, h := range held {
+		d, err := r.heldFinding(ctx, h)
 		if err != nil {
 			return out, err
 		}

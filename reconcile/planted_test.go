@@ -154,6 +154,13 @@ var defects = []defect{
 		"grant_changed_outside", func(a *audited) { a.vandalise("UPDATE grants SET remaining = remaining - 2500000") },
 		"ledger.balances", "90.5", "93", "+2.5", "0.25 USD", "rebuild_balance", true, false,
 	},
+	{
+		"reservation_changed_outside", func(a *audited) {
+			a.Want(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "resv-0001", "account": "acme", "meter": "call", "quantity": 4, "ttl_seconds": 86400}`, nil)
+			a.Want(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "resv-0002", "account": "acme", "meter": "call", "credits": "2.5", "ttl_seconds": 86400}`, nil)
+			a.vandalise("UPDATE reservations SET state = 'released', returned = credits, end_version = hold_version, ended_at = now() WHERE reservation_id = 'resv-0002'")
+		}, "ledger.balances", "4 reserved", "6.5 held", "+2.5", "0.25 USD", "", false, false,
+	},
 }
 
 func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {

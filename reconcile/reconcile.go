@@ -145,7 +145,7 @@ func New(c Config) *Reconciler {
 	r.checks = []check{
 		{"usage.totals", "our usage with what Stripe has counted, per customer, meter and hour", r.usageTotals},
 		{"credits.payments", "every paid purchase of credits at Stripe with exactly one purchase grant", r.creditsPayments},
-		{"ledger.balances", "balances and grants' remainders with the journal", r.ledgerBalances},
+		{"ledger.balances", "balances, grants' remainders and what reservations hold with the journal", r.ledgerBalances},
 	}
 	return r
 }

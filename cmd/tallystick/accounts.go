@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -80,7 +81,8 @@ func (p *program) accountsShowCommand() *cobra.Command {
 
 func (p *program) accountsPutCommand() *cobra.Command {
 	var q api.AccountRequest
-	var overdraft, low string
+	var overdraft, low, doubt string
+	var doubtAfter time.Duration
 	c := &cobra.Command{
 		Use:   "put ACCOUNT",
 		Short: "Make an account, or replace what is said about it",
@@ -95,6 +97,9 @@ func (p *program) accountsPutCommand() *cobra.Command {
 				d := api.Decimal(low)
 				q.LowBalance = &d
 			}
+			if doubt != "" || doubtAfter != 0 {
+				q.InDoubtAfter = &api.InDoubtAfter{Action: doubt, Seconds: int(doubtAfter / time.Second)}
+			}
 			var a api.Account
 			raw, err := server.call(c.Context(), http.MethodPut, "/v1/accounts/"+url.PathEscape(args[0]), q, &a)
 			if err != nil {
@@ -104,6 +109,8 @@ func (p *program) accountsPutCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&doubt, "in-doubt", "", "what becomes of a reservation that stays in doubt: release or capture (default: nothing)")
+	f.DurationVar(&doubtAfter, "in-doubt-after", 0, "after which time, such as 1h")
 	f.StringVar(&q.Name, "name", "", "name for people")
 	f.StringSliceVar(&q.StripeCustomers, "customer", nil, "Stripe customers, separated by commas; usage goes to the first")
 	f.StringVar(&overdraft, "overdraft", "", "credits that may be spent beyond the balance")

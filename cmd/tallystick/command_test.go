@@ -101,6 +101,10 @@ func TestCommandsAgainstARunningServer(t *testing.T) {
 	t.Parallel()
 	p := up(t, dataDir(t))
 	p.must(http.StatusCreated, http.MethodPut, "/v1/meters/call", `{"credits_per_unit": "0.5"}`)
+	p.must(http.StatusCreated, http.MethodPut, "/v1/accounts/shop", `{"overdraft": 100}`)
+	for _, id := range []string{"resv-0001", "resv-0002"} {
+		p.must(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "`+id+`", "account": "shop", "meter": "call", "quantity": 8, "ttl_seconds": 3600}`)
+	}
 	for _, step := range []struct {
 		args string
 		code int
@@ -118,6 +122,19 @@ func TestCommandsAgainstARunningServer(t *testing.T) {
 		{"usage totals acme --group-by meter,model", exitFine, []string{"call", "model=small", "1.5"}},
 		{"accounts show acme --output json", exitFine, []string{`"available":"8.5"`}},
 		{"accounts list --output csv", exitFine, []string{"account,name,available", "acme,Acme,8.5"}},
+		{"accounts put acme --name Acme --in-doubt release --in-doubt-after 90m --output json", exitFine, []string{`"in_doubt_after":{"action":"release","seconds":5400}`}},
+		{"accounts put acme --in-doubt wait --in-doubt-after 90m", exitUsage, []string{"/in_doubt_after/action"}},
+		{"accounts put acme --in-doubt release", exitUsage, []string{"/in_doubt_after/seconds"}},
+		{"reservations list --account shop --state open", exitFine, []string{"resv-0001", "resv-0002", "open", "4"}},
+		{"reservations list --state expired", exitFine, []string{"nothing to show"}},
+		{"reservations capture resv-0001", exitUsage, []string{"quantity", "credits"}},
+		{"reservations capture resv-0001 --quantity 2 --credits 2", exitUsage, []string{"quantity", "credits"}},
+		{"reservations capture resv-0001 --quantity 2", exitFine, []string{"reservation@resv-0001", "2", "-5"}},
+		{"reservations capture resv-0001 --quantity 2 --account shop", exitFine, []string{"reservation@resv-0001", "2", "-5"}},
+		{"reservations release resv-0001", exitUsage, []string{"reservation_closed"}},
+		{"reservations release resv-0002", exitFine, []string{"resv-0002", "released"}},
+		{"reservations show resv-0001 --output csv", exitFine, []string{"reservation,account", "resv-0001,shop,call,4,captured"}},
+		{"reservations show resv-0009", exitUsage, []string{"reservation_not_found"}},
 		{"keys create reader --scope read", exitFine, []string{"reader", "tsk_"}},
 		{"keys list", exitFine, []string{"reader", "made by up"}},
 		{"keys revoke nothing", exitUsage, []string{"key_not_found"}},

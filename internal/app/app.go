@@ -39,7 +39,9 @@ const (
 	drainTime   = 25 * time.Second
 	expireEvery = 5 * time.Second
 	parkedEvery = 15 * time.Second
-	defaultIdle = 200 * time.Millisecond
+
+	reservationsEvery = time.Second
+	defaultIdle       = 200 * time.Millisecond
 )
 
 // Options are what an App is made of.
@@ -191,6 +193,7 @@ func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 		{"mails", idle, a.Outbox.MailStep},
 		{"events", idle, a.Webhooks.Step},
 		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},
+		{"reservations", reservationsEvery, a.Meter.ReservationStep},
 		{"expiry", expireEvery, func(ctx context.Context) (bool, error) { return ledger.ExpireStep(ctx, a.DB, a.options.Now()) }},
 	} {
 		wg.Go(func() {

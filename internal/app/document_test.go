@@ -141,6 +141,7 @@ func TestEveryRouteAnswersAsTheDocumentSays(t *testing.T) {
 		return c.call(status, key, method, path, body, nil)
 	}
 	metering(send)
+	reservations(send)
 	made := send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"]}`)
 	send(200, "GET", "/v1/keys", "")
 	send(200, "DELETE", "/v1/keys/"+between(string(made.Body), `"id":"`, `"`), "")
@@ -206,6 +207,38 @@ func metering(send func(status int, method, path, body string) apptest.Response)
 	send(400, "GET", "/v1/accounts/acme/transfers?limit=501&from=yesterday", "")
 	send(200, "GET", "/v1/accounts/acme/usage?group_by=hour,meter,model", "")
 	send(400, "GET", "/v1/accounts/acme/usage?group_by=hour,day", "")
+}
+
+// reservations drives holds and their endings.
+func reservations(send func(status int, method, path, body string) apptest.Response) {
+	send(200, "PUT", "/v1/accounts/acme", `{"stripe_customers": ["cus_1"], "in_doubt_after": {"action": "release", "seconds": 60}}`)
+	send(422, "PUT", "/v1/accounts/acme", `{"in_doubt_after": {"action": "wait", "seconds": 0}}`)
+	body := `"account": "acme", "meter": "llm.tokens", "ttl_seconds": 600`
+	send(201, "POST", "/v1/reservations", `{"id": "resv-0001", "quantity": 8, `+body+`}`)
+	send(201, "POST", "/v1/reservations", `{"id": "resv-0001", "quantity": 8, `+body+`}`)
+	send(422, "POST", "/v1/reservations", `{"id": "resv-0001", "quantity": 9, `+body+`}`)
+	send(422, "POST", "/v1/reservations", `{"id": "resv-0002", `+body+`}`)
+	send(402, "POST", "/v1/reservations", `{"id": "resv-0002", "credits": 5000, `+body+`}`)
+	send(404, "POST", "/v1/reservations", `{"id": "resv-0002", "credits": 1, "account": "acme", "meter": "nothing", "ttl_seconds": 600}`)
+	send(400, "POST", "/v1/reservations", `{"nonsense": 1}`)
+	send(201, "POST", "/v1/reservations", `{"id": "resv-0002", "credits": 5, `+body+`}`)
+	send(200, "GET", "/v1/reservations/resv-0002?account=acme", "")
+	send(404, "GET", "/v1/reservations/resv-0009", "")
+	send(200, "POST", "/v1/reservations/resv-0001/extend", `{"ttl_seconds": 1200}`)
+	send(422, "POST", "/v1/reservations/resv-0001/extend", `{"ttl_seconds": 0}`)
+	send(200, "POST", "/v1/reservations/resv-0001/doubt", `{"reason": "timeout"}`)
+	send(422, "POST", "/v1/reservations/resv-0001/doubt", `{"reason": "another"}`)
+	send(409, "POST", "/v1/reservations/resv-0001/extend", `{"ttl_seconds": 60}`)
+	send(201, "POST", "/v1/reservations/resv-0001/capture", `{"quantity": 6, "dimensions": {"model": "s"}}`)
+	send(201, "POST", "/v1/reservations/resv-0001/capture", `{"quantity": 6, "dimensions": {"model": "s"}}`)
+	send(409, "POST", "/v1/reservations/resv-0001/release", "")
+	send(422, "POST", "/v1/reservations/resv-0002/capture", `{}`)
+	send(404, "POST", "/v1/reservations/resv-0009/capture", `{"credits": 1}`)
+	send(200, "POST", "/v1/reservations/resv-0002/release", `{}`)
+	send(409, "POST", "/v1/reservations/resv-0002/capture", `{"credits": 1}`)
+	send(200, "GET", "/v1/reservations?account=acme&state=captured&limit=1", "")
+	send(200, "GET", "/v1/reservations?state=open", "")
+	send(400, "GET", "/v1/reservations?state=gone", "")
 }
 
 // stripeRoutes drives the inbox, deliveries, runs and findings.
