@@ -10,7 +10,7 @@ LINT_VERSION  := v2.15.0
 LINT          := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 TEST_FLAGS    ?= -race -shuffle=on -timeout=15m
 TEST_PACKAGES ?= ./...
-BENCH_FLAGS   ?= -benchtime=2s
+BENCH_FLAGS   ?= --each 3s
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint bench fmt clean FORCE
@@ -49,11 +49,9 @@ $(LINT):
 fmt: $(LINT) ## format the Go sources
 	$(LINT) fmt
 
-bench: ## run the benchmarks
+bench: build ## measure the metering API beside its yardsticks; BENCH_FLAGS="--each 30s" measures longer
 	@scripts/need postgres
-	@packages=$$(grep -rl --include='*_test.go' --exclude-dir=.cache '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
-	if [ -z "$$packages" ]; then echo 'there are no benchmarks'; exit 0; fi; \
-	set -x; $(GO) test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $$packages
+	$(BIN) bench $(BENCH_FLAGS)
 
 clean: ## remove what was built
 	rm -rf bin .cache
