@@ -19,18 +19,23 @@ type Stager interface {
 	StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error
 }
 
+// LanesDefault is how many transactions of usage run at a time.
+const LanesDefault = 4
+
 // Config is what a Meter needs.
 type Config struct {
 	DB     *pg.DB
+	Keyed  *pg.DB // for the lanes: the same database, opened with Options.Keyed; default DB
 	Now    func() time.Time
 	Stager Stager
 	Logger *slog.Logger
-	Lanes  int // default 4
+	Lanes  int // default LanesDefault
 }
 
 // Meter is the metering API.
 type Meter struct {
 	db     *pg.DB
+	keyed  *pg.DB
 	now    func() time.Time
 	stager Stager
 	logger *slog.Logger
@@ -45,11 +50,14 @@ type Meter struct {
 
 // New starts a Meter's lanes; Close ends them.
 func New(c Config) *Meter {
-	m := &Meter{db: c.DB, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
+	if c.Keyed == nil {
+		c.Keyed = c.DB
+	}
+	m := &Meter{db: c.DB, keyed: c.Keyed, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
 	m.keys.entries = map[string]keyEntry{}
 	lanes := c.Lanes
 	if lanes == 0 {
-		lanes = 4
+		lanes = LanesDefault
 	}
 	for range lanes {
 		l := &lane{m: m, in: make(chan *job, laneDepth)}
