@@ -91,12 +91,31 @@ func (m *Meter) Depth() int {
 	return n
 }
 
+// form is what an identifier may look like: so many of A-Z a-z 0-9 . _ : - and,
+// for accounts, @. It is checked without a regular expression because every usage is.
+type form struct {
+	least, most int
+	at          bool
+}
+
+// MatchString tells whether s has the form.
+func (f form) MatchString(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '.', c == '_', c == ':', c == '-', c == '@' && f.at:
+		default:
+			return false
+		}
+	}
+	return f.least <= len(s) && len(s) <= f.most
+}
+
 // Forms of identifiers.
 var (
-	idForm        = regexp.MustCompile(`^[A-Za-z0-9._:-]{8,128}$`)
-	accountForm   = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
-	meterForm     = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
-	eventNameForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,100}$`)
+	idForm        = form{least: 8, most: 128}
+	accountForm   = form{least: 1, most: 128, at: true}
+	meterForm     = form{least: 1, most: 128}
+	eventNameForm = form{least: 1, most: 100}
 	customerForm  = regexp.MustCompile(`^cus_[A-Za-z0-9_]{1,250}$`)
 )
 
