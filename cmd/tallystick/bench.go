@@ -14,7 +14,7 @@ import (
 )
 
 func (p *program) benchCommand() *cobra.Command {
-	o := bench.Options{Note: p.note}
+	o := bench.Options{Note: p.note, Environ: p.environ}
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the metering API on this machine, beside what it reaches without it",
@@ -29,6 +29,9 @@ func (p *program) benchCommand() *cobra.Command {
 				o.Data = p.data
 			}
 			result, err := bench.Run(c.Context(), o)
+			if len(result.Rows) == 0 {
+				return err
+			}
 			return errors.Join(err, p.benchRows(result))
 		},
 	}

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +29,8 @@ import (
 // Options say how to measure.
 type Options struct {
 	Program string        // path of this program, which is started again as the server and as the no-op handler
-	Data    string        // directory on a real disk, which is emptied of nothing; a fresh one is made in it
+	Environ []string      // of the processes that are started; it configures nothing of theirs
+	Data    string        // directory on a real disk, made when missing; a fresh one is made in it and removed
 	Each    time.Duration // how long each row is measured
 	Only    string        // part of the names of the rows to measure; "" measures all
 	Profile string        // file for a CPU profile of the server; "" writes none
@@ -73,6 +73,9 @@ type bench struct {
 // Run measures everything and clears up behind itself. A row that fails is an
 // error and is missing from the result; the others are measured all the same.
 func Run(ctx context.Context, o Options) (result Result, err error) {
+	if err := os.MkdirAll(o.Data, 0o755); err != nil { //nolint:gosec // Postgres's own user must pass
+		return result, fmt.Errorf("make the directory for measurements: %w", err)
+	}
 	dir, err := os.MkdirTemp(o.Data, "tallystick-bench-")
 	if err != nil {
 		return result, fmt.Errorf("make a directory for the measurement: %w", err)
@@ -230,10 +233,4 @@ func loadAverage() string {
 		return "unknown"
 	}
 	return strings.Join(strings.Fields(string(content))[:3], " ")
-}
-
-// drained reads a body to its end, so that its connection can serve again.
-func drained(body io.ReadCloser) error {
-	_, err := io.Copy(io.Discard, body)
-	return errors.Join(err, body.Close())
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ type ready struct {
 // goes to a file, as in production.
 func startChild(ctx context.Context, o Options, log, role, dsn, profile string) (*child, error) {
 	cmd := exec.CommandContext(ctx, o.Program, "bench", role, "--profile", profile) //nolint:gosec // this program
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "DATABASE_URL=" + dsn}
+	cmd.Env = append(slices.Clone(o.Environ), "DATABASE_URL="+dsn)
 	file, err := os.Create(filepath.Clean(log))
 	if err != nil {
 		return nil, err

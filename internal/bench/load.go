@@ -195,9 +195,10 @@ func (g *generator) call(ctx context.Context, c *child, method, path string, bod
 	if err != nil {
 		return err
 	}
-	if response.StatusCode >= 300 {
-		text, _ := io.ReadAll(response.Body)
-		err = fmt.Errorf("%s %s was answered %d: %s", method, path, response.StatusCode, text)
+	defer func() { _ = response.Body.Close() }()
+	answer, err := io.ReadAll(response.Body) // to its end, so that the connection can serve again
+	if err == nil && response.StatusCode >= 300 {
+		err = fmt.Errorf("%s %s was answered %d: %s", method, path, response.StatusCode, answer)
 	}
-	return errors.Join(err, drained(response.Body))
+	return err
 }
