@@ -34,6 +34,7 @@ type Options struct {
 	ConnectionsMax   int           // default 16
 	StatementTimeout time.Duration // default 15 s, enforced by the server
 	LockTimeout      time.Duration // default 5 s, enforced by the server
+	TransactionMax   time.Duration // default 20 s, enforced on the socket of a Keyed pool
 	ApplicationName  string        // default "tallystick"
 	Owner            bool          // keep the role of the DSN instead of ServiceRole: for migrations and tests
 	Keyed            bool          // for few short statements that find their rows by a key: kept prepared, never planned as a scan
@@ -60,7 +61,7 @@ func Open(ctx context.Context, dsn string, o Options) (*DB, error) {
 	}
 	pool := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	if o.Keyed {
-		pool = sqlx.NewDb(sql.OpenDB(newPreparing(connector)), "postgres")
+		pool = sqlx.NewDb(sql.OpenDB(newPreparing(connector, o.TransactionMax)), "postgres")
 	}
 	connections := o.ConnectionsMax
 	if connections == 0 {

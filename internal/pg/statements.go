@@ -15,7 +15,7 @@ import (
 const statementsMax = 64
 
 // transactionMax bounds a transaction on a preparing connection, however the
-// network fails.
+// network fails, unless the options say otherwise.
 const transactionMax = 20 * time.Second
 
 // preparing is a connector whose connections keep what they run prepared, so
@@ -24,11 +24,17 @@ const transactionMax = 20 * time.Second
 //
 // They bound a transaction by a deadline of the socket. A context that can end
 // would cost a goroutine for each statement, at both lib/pq and database/sql.
-type preparing struct{ *pq.Connector }
+type preparing struct {
+	*pq.Connector
+	bound time.Duration // of a transaction
+}
 
-func newPreparing(c *pq.Connector) preparing {
+func newPreparing(c *pq.Connector, bound time.Duration) preparing {
+	if bound == 0 {
+		bound = transactionMax
+	}
 	c.Dialer(dialer{})
-	return preparing{c}
+	return preparing{Connector: c, bound: bound}
 }
 
 // Connect makes a connection that prepares.
@@ -42,7 +48,7 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok || socket == nil {
 		return c, nil
 	}
-	return &preparingConn{bareConn: bare, socket: socket, statements: map[string]driver.Stmt{}}, nil
+	return &preparingConn{bareConn: bare, socket: socket, bound: p.bound, statements: map[string]driver.Stmt{}}, nil
 }
 
 // socketKey is where a dialer leaves the socket that it opened.
@@ -88,12 +94,13 @@ type bareConn interface {
 type preparingConn struct {
 	bareConn
 	socket     net.Conn
+	bound      time.Duration
 	statements map[string]driver.Stmt
 }
 
-// BeginTx begins a transaction, which has to end within transactionMax.
+// BeginTx begins a transaction, which has to end within the bound.
 func (c *preparingConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
-	if err := c.socket.SetDeadline(clock.Now().Add(transactionMax)); err != nil {
+	if err := c.socket.SetDeadline(clock.Now().Add(c.bound)); err != nil {
 		return nil, driver.ErrBadConn // the socket is closed; nothing was sent
 	}
 	return c.bareConn.BeginTx(ctx, o)

@@ -1,12 +1,15 @@
 package pg_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jmoiron/sqlx"
 
+	"tallystick/internal/fault"
 	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
 )
@@ -104,5 +107,26 @@ func TestAKeyedConnectionDoesNotScan(t *testing.T) {
 	text := fmt.Sprint(lines)
 	if !strings.Contains(text, "accounts_pkey") || strings.Contains(text, "Seq Scan") {
 		t.Errorf("the plan is %s", text)
+	}
+}
+
+// TestATransactionOnAKeyedConnectionIsBounded has Postgres keep silent for longer
+// than a transaction may take, as a network would that swallows everything.
+func TestATransactionOnAKeyedConnectionIsBounded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Open(t, pgtest.DSN(t), pg.Options{ConnectionsMax: 1, Keyed: true, TransactionMax: 500 * time.Millisecond})
+	start := time.Now()
+	if _, err := number(t, db, "SELECT 1 FROM pg_sleep($1)", 10); !errors.Is(err, fault.ErrUnavailable) {
+		t.Errorf("a transaction beyond its bound gave %v", err)
+	}
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if got, err := number(t, db, "SELECT $1::int", 7); err != nil || got != 7 {
+		t.Errorf("the transaction after it gave %d, %v", got, err)
+	}
+	time.Sleep(600 * time.Millisecond) // the bound is of a transaction, not of a connection
+	if got, err := number(t, db, "SELECT $1::int", 8); err != nil || got != 8 {
+		t.Errorf("a transaction on a connection older than the bound gave %d, %v", got, err)
 	}
 }
