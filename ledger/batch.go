@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -196,10 +197,7 @@ func (b *Batch) saveTransfers(ctx context.Context, tx *sqlx.Tx) error {
 		refs, versions = append(refs, t.Ref), append(versions, t.Version)
 		kinds, amounts = append(kinds, string(t.Kind)), append(amounts, int64(t.Amount))
 		sources, targets, causes = append(sources, string(t.Source)), append(targets, string(t.Target)), append(causes, t.Cause)
-		ids, changes, err := grantLiterals(t)
-		if err != nil {
-			return err
-		}
+		ids, changes := grantLiterals(t)
 		grantIDs, grantAmounts = append(grantIDs, ids), append(grantAmounts, changes)
 		available, held, debt = append(available, int64(t.After.Available)), append(held, int64(t.After.Held)), append(debt, int64(t.After.Debt))
 		actors, notes = append(actors, t.Actor), append(notes, t.Note)
@@ -214,20 +212,25 @@ func (b *Batch) saveTransfers(ctx context.Context, tx *sqlx.Tx) error {
 	return nil
 }
 
-func grantLiterals(t *Transfer) (ids, amounts string, err error) {
-	changes := make(pq.Int64Array, len(t.GrantAmounts))
-	for i, a := range t.GrantAmounts {
-		changes[i] = int64(a)
+// grantLiterals writes the grants of a transfer as array literals. Ids of grants
+// have no character that would end the quotes; they are escaped all the same.
+func grantLiterals(t *Transfer) (ids, amounts string) {
+	names, changes := append(make([]byte, 0, 64), '{'), append(make([]byte, 0, 32), '{')
+	for i, id := range t.GrantIDs {
+		if i > 0 {
+			names, changes = append(names, ','), append(changes, ',')
+		}
+		names = append(names, '"')
+		for j := range len(id) {
+			if id[j] == '"' || id[j] == '\\' {
+				names = append(names, '\\')
+			}
+			names = append(names, id[j])
+		}
+		names = append(names, '"')
+		changes = strconv.AppendInt(changes, int64(t.GrantAmounts[i]), 10)
 	}
-	idValue, err := pq.StringArray(t.GrantIDs).Value()
-	if err != nil {
-		return "", "", err
-	}
-	amountValue, err := changes.Value()
-	if err != nil {
-		return "", "", err
-	}
-	return fmt.Sprint(idValue), fmt.Sprint(amountValue), nil
+	return string(append(names, '}')), string(append(changes, '}'))
 }
 
 // sqlInsertGrant relies on grants_pkey: the same grant is never made twice.

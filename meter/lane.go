@@ -13,9 +13,8 @@ import (
 
 // Bounds of a lane.
 const (
-	laneDepth = 2048             // usages that may wait; beyond it callers are told to slow down
-	batchMax  = 512              // usages in one transaction
-	batchTime = 20 * time.Second // one transaction, with its repeats
+	laneDepth = 2048 // usages that may wait; beyond it callers are told to slow down
+	batchMax  = 1024 // usages in one transaction: a whole batch of the API
 )
 
 // Refusals of a lane.
@@ -134,8 +133,7 @@ func (l *lane) gather(first *job) []*job {
 // other. An unknown outcome is settled by trying once more: usage that was
 // committed is found by its key and replayed.
 func (l *lane) commit(jobs []*job) {
-	ctx, cancel := context.WithTimeout(context.Background(), batchTime) //nolint:forbidigo // a group outlives any one caller's context
-	defer cancel()
+	ctx := context.Background() //nolint:forbidigo // a group outlives any one caller's context, and is bounded by the pool
 	err := l.try(ctx, jobs)
 	if errors.Is(err, fault.ErrUnavailable) {
 		err = l.try(ctx, jobs)
@@ -163,7 +161,7 @@ func (l *lane) try(ctx context.Context, jobs []*job) error {
 		usages[i] = j.usage
 	}
 	var results []result
-	err := l.m.db.InTx(ctx, func(tx *sqlx.Tx) (err error) {
+	err := l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) (err error) {
 		results, err = l.m.record(ctx, tx, usages)
 		return err
 	})

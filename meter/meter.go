@@ -19,18 +19,23 @@ type Stager interface {
 	StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error
 }
 
+// LanesDefault is how many transactions of usage run at a time.
+const LanesDefault = 4
+
 // Config is what a Meter needs.
 type Config struct {
 	DB     *pg.DB
+	Keyed  *pg.DB // for the lanes: the same database, opened with Options.Keyed; default DB
 	Now    func() time.Time
 	Stager Stager
 	Logger *slog.Logger
-	Lanes  int // default 4
+	Lanes  int // default LanesDefault
 }
 
 // Meter is the metering API.
 type Meter struct {
 	db     *pg.DB
+	keyed  *pg.DB
 	now    func() time.Time
 	stager Stager
 	logger *slog.Logger
@@ -45,11 +50,14 @@ type Meter struct {
 
 // New starts a Meter's lanes; Close ends them.
 func New(c Config) *Meter {
-	m := &Meter{db: c.DB, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
+	if c.Keyed == nil {
+		c.Keyed = c.DB
+	}
+	m := &Meter{db: c.DB, keyed: c.Keyed, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
 	m.keys.entries = map[string]keyEntry{}
 	lanes := c.Lanes
 	if lanes == 0 {
-		lanes = 4
+		lanes = LanesDefault
 	}
 	for range lanes {
 		l := &lane{m: m, in: make(chan *job, laneDepth)}
@@ -83,12 +91,31 @@ func (m *Meter) Depth() int {
 	return n
 }
 
+// form is what an identifier may look like: so many of A-Z a-z 0-9 . _ : - and,
+// for accounts, @. It is checked without a regular expression because every usage is.
+type form struct {
+	least, most int
+	at          bool
+}
+
+// MatchString tells whether s has the form.
+func (f form) MatchString(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '.', c == '_', c == ':', c == '-', c == '@' && f.at:
+		default:
+			return false
+		}
+	}
+	return f.least <= len(s) && len(s) <= f.most
+}
+
 // Forms of identifiers.
 var (
-	idForm        = regexp.MustCompile(`^[A-Za-z0-9._:-]{8,128}$`)
-	accountForm   = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
-	meterForm     = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
-	eventNameForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,100}$`)
+	idForm        = form{least: 8, most: 128}
+	accountForm   = form{least: 1, most: 128, at: true}
+	meterForm     = form{least: 1, most: 128}
+	eventNameForm = form{least: 1, most: 100}
 	customerForm  = regexp.MustCompile(`^cus_[A-Za-z0-9_]{1,250}$`)
 )
 

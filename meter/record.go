@@ -53,6 +53,8 @@ type record struct {
 	Available       credit.Amount   `db:"available_after"`
 	Held            credit.Amount   `db:"held_after"`
 	Debt            credit.Amount   `db:"debt_after"`
+
+	dimensions map[string]string // Dimensions as they came; nil in what was read
 }
 
 func (r *record) key() usageKey {
@@ -143,6 +145,7 @@ func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now tim
 		Part: u.ref.Part, Account: u.ref.Account, ID: u.id, Meter: u.meter, Quantity: u.quantity, Credits: credits, RateVersion: d.RateVersion,
 		Dimensions: string(dimensions), OccurredAt: u.occurredAt, RecordedAt: now, Fingerprint: u.fingerprint, TransferVersion: last.Version,
 		Available: last.After.Available, Held: last.After.Held, Debt: last.After.Debt,
+		dimensions: u.dimensions,
 	}
 	if d.EventName != nil {
 		r.Staged = units

@@ -115,11 +115,14 @@ func (m *Meter) Reserve(ctx context.Context, q api.ReservationRequest, by string
 	return answer, again, err
 }
 
+// settledMax bounds a transaction of a reservation, with its repeats.
+const settledMax = 20 * time.Second
+
 // settled runs fn in a transaction. Where its outcome is unknown it runs once
 // more: what was committed is found by its key, and nothing is done twice. It
 // must not end with the caller, or the outcome would stay unknown.
 func (m *Meter) settled(ctx context.Context, fn func(ctx context.Context, tx *sqlx.Tx) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settledMax)
 	defer cancel()
 	run := func(tx *sqlx.Tx) error { return fn(ctx, tx) }
 	err := m.db.InTx(ctx, run)

@@ -104,7 +104,7 @@ const sqlUsageTotals = `
 		(SELECT jsonb_object_agg(name, coalesce(dimensions ->> name, '')) FROM unnest($7::text[]) AS name)::text AS dimensions,
 		sum(quantity) AS quantity, sum(credits) AS credits, count(*) AS count
 	FROM usage
-	WHERE part = $1 AND account = $2 AND occurred_at >= $3 AND occurred_at < $4 AND ($8 = '' OR meter = $8)
+	WHERE part = $1 AND account || '' = $2 AND occurred_at >= $3 AND occurred_at < $4 AND ($8 = '' OR meter = $8)
 	GROUP BY 1, 2, 3
 	ORDER BY 2, 1, 3
 	LIMIT $9`

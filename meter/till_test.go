@@ -95,7 +95,10 @@ func (c *till) through(dsn string) *till {
 func (c *till) serve(db *pg.DB) {
 	c.t.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	c.Meter = meter.New(meter.Config{DB: db, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})})
+	lanes := patient
+	lanes.Keyed = true
+	keyed := pgtest.Open(c.t, db.DSN(), lanes)
+	c.Meter = meter.New(meter.Config{DB: db, Keyed: keyed, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})})
 	server, mux := web.NewServer(logger, prometheus.NewRegistry()), http.NewServeMux()
 	for _, r := range c.Routes() {
 		pattern := r.Method + " " + r.Pattern

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,11 +108,13 @@ func fingerprint(q api.UsageRequest, u usage) []byte {
 // hashTexts is SHA-256 over texts, each preceded by its length, so that no two
 // lists of texts run together.
 func hashTexts(texts ...string) []byte {
-	h := sha256.New()
+	b := make([]byte, 0, 256)
 	for _, t := range texts {
-		_, _ = fmt.Fprintf(h, "%d:%s", len(t), t)
+		b = strconv.AppendInt(b, int64(len(t)), 10)
+		b = append(append(b, ':'), t...)
 	}
-	return h.Sum(nil)
+	sum := sha256.Sum256(b)
+	return sum[:]
 }
 
 // wire is the first answer, made only of what is stored.
@@ -120,6 +123,9 @@ func (r *record) wire() (api.Usage, error) {
 		ID: r.ID, Account: r.Account, Meter: r.Meter, Quantity: api.Decimal(r.Quantity.String()), OccurredAt: r.OccurredAt.UTC(),
 		Credits: api.Decimal(r.Credits.String()), RateVersion: r.RateVersion, RecordedAt: r.RecordedAt.UTC(),
 		Balance: wireBalance(ledger.Balance{Available: r.Available, Held: r.Held, Debt: r.Debt, Version: r.TransferVersion}),
+	}
+	if u.Dimensions = r.dimensions; u.Dimensions != nil {
+		return u, nil
 	}
 	if err := json.Unmarshal([]byte(r.Dimensions), &u.Dimensions); err != nil {
 		return u, fmt.Errorf("read dimensions of usage %s: %w", r.ID, err)

@@ -332,7 +332,7 @@ func (r *Reconciler) narrow(ctx context.Context, p pair, s scope, from, to time.
 // sqlUsageWithin relies on the index usage_by_account.
 const sqlUsageWithin = `
 	SELECT coalesce(sum(CASE WHEN m.aggregation = 'count' THEN 1000000 ELSE u.quantity END), 0)
-	FROM usage u JOIN meters m ON m.meter = u.meter JOIN accounts a ON a.part = u.part AND a.account = u.account
+	FROM usage u JOIN meters m ON m.meter = u.meter JOIN accounts a ON a.part = u.part AND a.account = u.account || ''
 	WHERE a.account = $1 AND u.meter = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND u.recorded_at >= m.stripe_bound_at`
 
 // sqlDeliveriesWithin reads what was staged for a stretch of buckets.
@@ -370,7 +370,7 @@ func (r *Reconciler) ourSide(ctx context.Context, p pair, s scope, sp *span) err
 // sqlSuspects relies on the index usage_by_account.
 const sqlSuspects = `
 	SELECT u.usage_id
-	FROM usage u JOIN accounts a ON a.part = u.part AND a.account = u.account
+	FROM usage u JOIN accounts a ON a.part = u.part AND a.account = u.account || ''
 	WHERE a.account = $1 AND u.meter = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4
 	ORDER BY u.occurred_at, u.usage_id
 	LIMIT $5`

@@ -108,10 +108,7 @@ func (p *program) runChecksHere(ctx context.Context, q api.RunRequest) (answer r
 	if err != nil {
 		return answer, err
 	}
-	defer func() {
-		a.Meter.Close()
-		_ = a.DB.Close()
-	}()
+	defer func() { _ = a.Close() }()
 	o := reconcile.Options{Checks: q.Checks, Account: q.Account, DryRun: q.DryRun}
 	if q.From != nil {
 		o.From = *q.From

@@ -44,8 +44,7 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 	var l net.ListenConfig
 	listener, err := l.Listen(ctx, "tcp", c.Listen)
 	if err != nil {
-		a.Meter.Close()
-		return errors.Join(usageError("listen on %s: %w", c.Listen, err), a.DB.Close())
+		return errors.Join(usageError("listen on %s: %w", c.Listen, err), a.Close())
 	}
 	logger.Info("serving", "address", listener.Addr().String(), "version", version())
 	return a.Run(ctx, listener)

@@ -61,6 +61,7 @@ type App struct {
 	Webhooks  *webhooks.Webhooks
 	Reconcile *reconcile.Reconciler
 
+	keyed    *pg.DB
 	options  Options
 	logger   *slog.Logger
 	registry *prometheus.Registry
@@ -74,7 +75,8 @@ var ErrSchema = errors.New("the database lacks migrations; run: tallystick migra
 // metering lanes; everything else starts with Run.
 func New(ctx context.Context, o Options) (*App, error) {
 	c := o.Config
-	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax})
+	lanes := min(meter.LanesDefault, c.DatabaseMax/2) // of the connections, for the lanes
+	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax - lanes})
 	if err != nil {
 		return nil, errors.Join(err, closeDB(db))
 	}
@@ -88,10 +90,14 @@ func New(ctx context.Context, o Options) (*App, error) {
 	if o.Idle == 0 {
 		o.Idle = defaultIdle
 	}
-	a := &App{DB: db, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	keyed, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: lanes, Keyed: true})
+	if err != nil {
+		return nil, errors.Join(err, closeDB(db), closeDB(keyed))
+	}
+	a := &App{DB: db, keyed: keyed, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
 	sender, err := mail.NewSender(c.SMTPURL.Reveal(), c.MailFrom, o.Now)
 	if err != nil {
-		return nil, errors.Join(err, closeDB(db))
+		return nil, errors.Join(err, closeDB(db), closeDB(keyed))
 	}
 	client := stripe.New(stripe.Config{Key: c.StripeAPIKey.Reveal(), BaseURL: c.StripeAPIBase, Logger: o.Logger})
 	a.wire(c, client, sender)
@@ -111,7 +117,7 @@ func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) 
 	a.Outbox = outbox.New(outbox.Config{
 		DB: a.DB, Now: now, Usage: usageSender{client}, Mail: sender, Logger: logger, Bucket: c.UsageBucket, Settle: c.UsageSettle, Rate: c.StripeRate,
 	})
-	a.Meter = meter.New(meter.Config{DB: a.DB, Now: now, Stager: a.Outbox, Logger: logger})
+	a.Meter = meter.New(meter.Config{DB: a.DB, Keyed: a.keyed, Now: now, Stager: a.Outbox, Logger: logger})
 	secrets := make([]string, len(c.StripeWebhookSecrets))
 	for i, s := range c.StripeWebhookSecrets {
 		secrets[i] = s.Reveal()
@@ -143,6 +149,12 @@ func domainOf(address string) string {
 		return domain
 	}
 	return "localhost"
+}
+
+// Close ends an App that was never Run.
+func (a *App) Close() error {
+	a.Meter.Close()
+	return errors.Join(a.DB.Close(), a.keyed.Close())
 }
 
 // Handler serves everything, for tests and for Run.
@@ -178,7 +190,7 @@ func (a *App) Run(ctx context.Context, listener net.Listener) error {
 	if err != nil {
 		err = fmt.Errorf("serve: %w", err)
 	}
-	return errors.Join(err, a.DB.Close())
+	return errors.Join(err, a.DB.Close(), a.keyed.Close())
 }
 
 // work starts the background workers.

@@ -22,6 +22,7 @@ var permitted = map[string][]string{
 	"internal/app":     {anything},
 	"internal/apptest": {anything},
 	"internal/demo":    {anything},
+	"internal/bench":   {anything},
 
 	"dashboard": with(vocabulary, "meter", "webhooks", "reconcile", "outbox", "ledger"),
 	"meter":     with(vocabulary, "ledger", "outbox", "api"),

@@ -209,11 +209,16 @@ func format(n int64) string {
 	if n < 0 {
 		sign, magnitude = "-", -magnitude
 	}
-	s := sign + strconv.FormatUint(magnitude/unit, 10)
+	var room [len("-9223372036854.775808")]byte
+	text := strconv.AppendUint(append(room[:0], sign...), magnitude/unit, 10)
 	if rest := magnitude % unit; rest != 0 {
-		s += "." + strings.TrimRight(fmt.Sprintf("%06d", rest), "0")
+		text = append(text, '.')
+		for place := uint64(unit / 10); rest != 0; place /= 10 {
+			text = append(text, byte('0'+rest/place)) //nolint:gosec // a digit
+			rest %= place
+		}
 	}
-	return s
+	return string(text)
 }
 
 func add(a, b int64) (int64, error) {

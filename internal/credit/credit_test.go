@@ -3,6 +3,7 @@ package credit_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"math/big"
 	"testing"
 
@@ -160,5 +161,17 @@ func checkBig(t *rapid.T, op string, got int64, err error, want *big.Int) {
 	}
 	if err == nil && got != want.Int64() {
 		t.Fatalf("%s = %d, want %s", op, got, want)
+	}
+}
+
+func TestStringIsTheShortestDecimal(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[credit.Amount]string{
+		0: "0", 1: "0.000001", -1: "-0.000001", 10: "0.00001", 250_000: "0.25", 1_000_000: "1", -12_500_000: "-12.5", 1_000_001: "1.000001",
+		100_100: "0.1001", math.MaxInt64: "9223372036854.775807", math.MinInt64: "-9223372036854.775808",
+	} {
+		if got := n.String(); got != want {
+			t.Errorf("%d millionths are written %q, want %q", int64(n), got, want)
+		}
 	}
 }

@@ -25,6 +25,7 @@ const (
 	CodeLockNotAvailable     = "55P03"
 	CodeUndefinedTable       = "42P01"
 	CodePrivilege            = "42501"
+	CodeFeatureNotSupported  = "0A000" // also: a prepared query would give other columns now
 )
 
 // IsCode tells whether err is a Postgres error of one of these SQLSTATEs.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 )
 
 // ServiceRole is the role that the service runs as. It may not update or delete
@@ -33,8 +34,10 @@ type Options struct {
 	ConnectionsMax   int           // default 16
 	StatementTimeout time.Duration // default 15 s, enforced by the server
 	LockTimeout      time.Duration // default 5 s, enforced by the server
+	TransactionMax   time.Duration // default 20 s, enforced on the socket of a Keyed pool
 	ApplicationName  string        // default "tallystick"
 	Owner            bool          // keep the role of the DSN instead of ServiceRole: for migrations and tests
+	Keyed            bool          // for few short statements that find their rows by a key: kept prepared, never planned as a scan
 }
 
 // DB is a pool of connections to one database.
@@ -52,9 +55,13 @@ func Open(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := sqlx.Open("postgres", full)
+	connector, err := pq.NewConnector(full)
 	if err != nil {
 		return nil, fmt.Errorf("read the database address: %w", err)
+	}
+	pool := sqlx.NewDb(sql.OpenDB(connector), "postgres")
+	if o.Keyed {
+		pool = sqlx.NewDb(sql.OpenDB(newPreparing(connector, o.TransactionMax)), "postgres")
 	}
 	connections := o.ConnectionsMax
 	if connections == 0 {
@@ -85,6 +92,13 @@ func withSettings(dsn string, o Options) (string, error) {
 	}
 	if !o.Owner {
 		settings["role"] = ServiceRole
+	}
+	if o.Keyed {
+		// A prepared plan outlives the small table that it was made for, and a scan
+		// that was cheap then would be ruinous later: only loops over an index stay good.
+		for _, method := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
+			settings[method] = "off"
+		}
 	}
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
 		keywords := dsn
