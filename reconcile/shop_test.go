@@ -22,6 +22,9 @@ type audited struct {
 func open(t *testing.T, settings map[string]string) *audited {
 	t.Helper()
 	a := &audited{Shop: apptest.OpenShop(t, apptest.Options{Settings: settings}), t: t}
+	// Totals are compared by the hour: what a test does shall not fall into two.
+	now := a.Clock.Now()
+	a.Sim.Advance(now.Truncate(time.Hour).Add(time.Hour + 5*time.Minute).Sub(now))
 	a.Buy(a.Price)
 	a.Settled()
 	a.Use("usage-0001", 7)
