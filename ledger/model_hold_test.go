@@ -70,7 +70,11 @@ func (n *naive) giveBack(w *world, id string, units []int) {
 		home = append(home, u)
 	}
 	if homeless > 0 {
-		n.grants = append(n.grants, naiveGrant{id: "reservation:" + id, credits: homeless, left: homeless, made: w.now})
+		made := naiveGrant{id: "reservation:" + id, credits: homeless, left: homeless, made: w.now}
+		n.grants = append(n.grants, made)
+		if w.grants[made.id] == nil { // a store finds it by its id
+			w.grants[made.id] = &ledger.Grant{ID: made.id}
+		}
 		for range homeless {
 			home = append(home, len(n.grants)-1)
 		}
@@ -102,11 +106,7 @@ func (w *world) hold(t *rapid.T) {
 	h := modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount}}
 	last := transfers[len(transfers)-1]
 	for i, grant := range last.GrantIDs {
-		g := w.grants[grant]
-		if g == nil {
-			g = &ledger.Grant{ID: grant}
-		}
-		h.hold.Parts = append(h.hold.Parts, ledger.Part{Grant: g, Credits: -last.GrantAmounts[i]})
+		h.hold.Parts = append(h.hold.Parts, ledger.Part{Grant: w.grants[grant], Credits: -last.GrantAmounts[i]})
 	}
 	w.holds = append(w.holds, h)
 }
@@ -183,7 +183,7 @@ func (w *world) capture(t *rapid.T) {
 // refundFailed gives back what refunds took for a grant: it must always fit.
 func (w *world) refundFailed(t *rapid.T) {
 	for i, g := range w.naive.grants {
-		if w.clawed[g.id] == 0 || w.grants[g.id] == nil {
+		if w.clawed[g.id] == 0 {
 			continue
 		}
 		amount := credit.Amount(rapid.IntRange(1, int(w.clawed[g.id])).Draw(t, "back"))
