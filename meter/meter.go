@@ -41,6 +41,8 @@ type Meter struct {
 	logger *slog.Logger
 	keys   keyCache
 
+	catalog catalog
+
 	lanes   []*lane
 	closing sync.RWMutex // written while closed is closed; read while a usage is put into its lane
 	closed  chan struct{}

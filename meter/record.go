@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/ledger"
 	"tallystick/outbox"
 )
@@ -73,11 +73,7 @@ func (m *Meter) record(ctx context.Context, tx *sqlx.Tx, usages []usage) ([]resu
 	if err != nil {
 		return nil, err
 	}
-	known, err := readRecords(ctx, tx, usages)
-	if err != nil {
-		return nil, err
-	}
-	meters, err := readDefinitions(ctx, tx, usages)
+	known, meters, err := m.lookUpUsages(ctx, tx, usages)
 	if err != nil {
 		return nil, err
 	}
@@ -177,9 +173,9 @@ const sqlReadRecords = `
 // readRecords finds usages that were recorded before. It runs after the accounts
 // are locked: whoever recorded the same id a moment ago has committed.
 func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey]*record, error) {
-	parts, accounts, ids := make(pq.Int64Array, len(usages)), make(pq.StringArray, len(usages)), make(pq.StringArray, len(usages))
+	parts, accounts, ids := make(pg.Smallints, len(usages)), make(pg.Texts, len(usages)), make(pg.Texts, len(usages))
 	for i, u := range usages {
-		parts[i], accounts[i], ids[i] = int64(u.ref.Part), u.ref.Account, u.id
+		parts[i], accounts[i], ids[i] = u.ref.Part, u.ref.Account, u.id
 	}
 	var rows []record
 	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids); err != nil {
@@ -205,19 +201,17 @@ const sqlInsertUsage = `
 
 func insertRecords(ctx context.Context, tx *sqlx.Tx, records []*record) error {
 	n := len(records)
-	numbers := func() pq.Int64Array { return make(pq.Int64Array, 0, n) }
-	texts := func() pq.StringArray { return make(pq.StringArray, 0, n) }
-	parts, accounts, ids, meters := numbers(), texts(), texts(), texts()
-	quantities, credits, rates, staged := numbers(), numbers(), numbers(), numbers()
-	dimensions, occurred, fingerprints, versions := texts(), texts(), make(pq.ByteaArray, 0, n), numbers()
+	numbers := func() pg.Bigints { return make(pg.Bigints, n) }
+	texts := func() pg.Texts { return make(pg.Texts, n) }
+	parts, accounts, ids, meters := make(pg.Smallints, n), texts(), texts(), texts()
+	quantities, credits, rates, staged := numbers(), numbers(), make(pg.Integers, n), numbers()
+	dimensions, occurred, fingerprints, versions := texts(), make(pg.Times, n), make(pg.Byteas, n), numbers()
 	available, held, debt := numbers(), numbers(), numbers()
-	for _, r := range records {
-		parts, accounts, ids, meters = append(parts, int64(r.Part)), append(accounts, r.Account), append(ids, r.ID), append(meters, r.Meter)
-		quantities, credits = append(quantities, int64(r.Quantity)), append(credits, int64(r.Credits))
-		rates, staged = append(rates, int64(r.RateVersion)), append(staged, int64(r.Staged))
-		dimensions, occurred = append(dimensions, r.Dimensions), append(occurred, r.OccurredAt.Format(time.RFC3339Nano))
-		fingerprints, versions = append(fingerprints, r.Fingerprint), append(versions, r.TransferVersion)
-		available, held, debt = append(available, int64(r.Available)), append(held, int64(r.Held)), append(debt, int64(r.Debt))
+	for i, r := range records {
+		parts[i], accounts[i], ids[i], meters[i] = r.Part, r.Account, r.ID, r.Meter
+		quantities[i], credits[i], rates[i], staged[i] = int64(r.Quantity), int64(r.Credits), int32(r.RateVersion), int64(r.Staged) //nolint:gosec // the column is an integer
+		dimensions[i], occurred[i], fingerprints[i], versions[i] = r.Dimensions, r.OccurredAt, r.Fingerprint, r.TransferVersion
+		available[i], held[i], debt[i] = int64(r.Available), int64(r.Held), int64(r.Debt)
 	}
 	_, err := tx.ExecContext(ctx, sqlInsertUsage, parts, accounts, ids, meters, quantities, credits, rates, staged, dimensions, occurred,
 		records[0].RecordedAt, fingerprints, versions, available, held, debt)

@@ -1,0 +1,109 @@
+package meter
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/jmoiron/sqlx"
+
+	"tallystick/internal/pg"
+	"tallystick/ledger"
+)
+
+// catalog keeps the meters that were read last. Nothing is taken from it before
+// the revision that stands in the database has been seen to be the same.
+type catalog struct {
+	mu     sync.Mutex
+	meters map[string]*definition
+}
+
+// catalogMax bounds the meters that are kept; beyond it all are read anew.
+const catalogMax = 10_000
+
+// current gives the meters whose revisions these are, and the names of those
+// that have to be read.
+func (c *catalog) current(revisions map[string]int) (meters map[string]*definition, missing []string) {
+	meters = make(map[string]*definition, len(revisions))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, revision := range revisions {
+		if d := c.meters[name]; d != nil && d.Revision == revision {
+			meters[name] = d
+		} else {
+			missing = append(missing, name)
+		}
+	}
+	return meters, missing
+}
+
+func (c *catalog) put(meters map[string]*definition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.meters == nil || len(c.meters)+len(meters) > catalogMax {
+		c.meters = map[string]*definition{}
+	}
+	maps.Copy(c.meters, meters)
+}
+
+// sqlLookUp relies on usage_pkey and meters_pkey.
+const sqlLookUp = `
+	SELECT u.part, u.account, u.usage_id AS name, 0 AS revision
+	FROM usage u
+	JOIN unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
+		ON u.part = k.part AND u.account = k.account AND u.usage_id = k.usage_id
+	UNION ALL
+	SELECT -1, '', m.meter, m.revision
+	FROM meters m
+	WHERE m.meter = ANY ($4::text[])`
+
+// lookUp finds usages that were recorded before, and the meters named. It runs
+// after the accounts are locked: whoever recorded the same id a moment ago has
+// committed. Nearly always it is one statement: few usages are known, and
+// meters seldom change.
+func (m *Meter) lookUpUsages(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey]*record, map[string]*definition, error) {
+	parts, accounts, ids := make(pg.Smallints, len(usages)), make(pg.Texts, len(usages)), make(pg.Texts, len(usages))
+	names := make(map[string]int, 4)
+	for i := range usages {
+		u := &usages[i]
+		parts[i], accounts[i], ids[i] = u.ref.Part, u.ref.Account, u.id
+		names[u.meter] = 0
+	}
+	var rows []struct {
+		Part     int16  `db:"part"`
+		Account  string `db:"account"`
+		Name     string `db:"name"`
+		Revision int    `db:"revision"`
+	}
+	if err := tx.SelectContext(ctx, &rows, sqlLookUp, parts, accounts, ids, pg.Texts(slices.Collect(maps.Keys(names)))); err != nil {
+		return nil, nil, fmt.Errorf("look usage up: %w", err)
+	}
+	clear(names)
+	var stands []usage
+	for _, r := range rows {
+		if r.Part < 0 {
+			names[r.Name] = r.Revision
+		} else {
+			stands = append(stands, usage{ref: ledger.Ref{Part: r.Part, Account: r.Account}, id: r.Name})
+		}
+	}
+	known := make(map[usageKey]*record, len(usages))
+	if len(stands) > 0 {
+		var err error
+		if known, err = readRecords(ctx, tx, stands); err != nil {
+			return nil, nil, err
+		}
+	}
+	meters, missing := m.catalog.current(names)
+	if len(missing) > 0 {
+		read, err := readMeters(ctx, tx, missing)
+		if err != nil {
+			return nil, nil, err
+		}
+		m.catalog.put(read)
+		maps.Copy(meters, read)
+	}
+	return known, meters, nil
+}
