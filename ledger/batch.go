@@ -19,8 +19,15 @@ type Batch struct {
 	states    map[Ref]*State
 	stored    map[*Grant]credit.Amount // remainders as they stand in the database
 	known     map[*Grant]Ref
+	byID      map[grantKey]*Grant
+	clawed    map[*Grant]credit.Amount // what refunds took back, as far as it was asked for
 	transfers []Transfer
 	made      []*Grant
+}
+
+type grantKey struct {
+	ref Ref
+	id  string
 }
 
 type accountRow struct {
@@ -82,7 +89,10 @@ func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
 	if err := tx.SelectContext(ctx, &rows, sqlLoad, parts, accounts); err != nil {
 		return nil, fmt.Errorf("lock accounts: %w", err)
 	}
-	b := &Batch{states: make(map[Ref]*State, len(refs)), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}}
+	b := &Batch{
+		states: make(map[Ref]*State, len(refs)), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}, byID: map[grantKey]*Grant{},
+		clawed: map[*Grant]credit.Amount{},
+	}
 	for i := range rows {
 		r := &rows[i]
 		ref := Ref{Part: r.Part, Account: r.Account}
@@ -105,7 +115,12 @@ func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
 // remainder if it changes.
 func (b *Batch) adopt(ref Ref, g *Grant) {
 	b.stored[g] = g.Remaining
+	b.know(ref, g)
+}
+
+func (b *Batch) know(ref Ref, g *Grant) {
 	b.known[g] = ref
+	b.byID[grantKey{ref, g.ID}] = g
 }
 
 // State is a locked account, for reading; nil when it does not exist.
@@ -125,13 +140,13 @@ func (b *Batch) Apply(ref Ref, op Operation) ([]Transfer, error) {
 	}
 	b.transfers = append(b.transfers, transfers...)
 	for _, g := range s.Made {
-		b.known[g] = ref
+		b.know(ref, g)
 		b.made = append(b.made, g)
 	}
 	s.Made = nil
 	if op.Grant != nil {
 		if _, stands := b.known[op.Grant]; !stands && b.isNew(op) {
-			b.known[op.Grant] = ref
+			b.know(ref, op.Grant)
 			b.made = append(b.made, op.Grant)
 		}
 	}
@@ -151,10 +166,8 @@ const sqlGrant = `
 // Grant gives one grant of a locked account, open or not, as an Operation needs
 // it; the error is sql.ErrNoRows when there is none.
 func (b *Batch) Grant(ctx context.Context, tx *sqlx.Tx, ref Ref, id string) (*Grant, error) {
-	for g, at := range b.known {
-		if at == ref && g.ID == id {
-			return g, nil
-		}
+	if g := b.byID[grantKey{ref, id}]; g != nil {
+		return g, nil
 	}
 	var g Grant
 	if err := tx.GetContext(ctx, &g, sqlGrant, ref.Part, ref.Account, id); err != nil {

@@ -27,6 +27,7 @@ type definition struct {
 	EventName      *string       `db:"stripe_event_name"`
 	Revision       int           `db:"revision"` // rises with every change
 	RateVersion    int           `db:"rate_version"`
+	Latest         int           `db:"latest"` // version, where that of the rates was chosen
 	CreditsPerUnit credit.Amount `db:"credits_per_unit"`
 	RatesJSON      string        `db:"rates"`
 	CreatedAt      time.Time     `db:"created_at"`
@@ -106,7 +107,7 @@ func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*d
 
 // sqlReadDefinitionAt relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitionAt = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter
 	WHERE m.meter = $1 AND r.version = $2`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	"github.com/jmoiron/sqlx"
@@ -59,34 +58,28 @@ const sqlLookUp = `
 	FROM meters m
 	WHERE m.meter = ANY ($4::text[])`
 
-// lookUp finds usages that were recorded before, and the meters named. It runs
+// lookUpUsages finds usages that were recorded before, and the meters named. It runs
 // after the accounts are locked: whoever recorded the same id a moment ago has
 // committed. Nearly always it is one statement: few usages are known, and
 // meters seldom change.
-func (m *Meter) lookUpUsages(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey]*record, map[string]*definition, error) {
-	parts, accounts, ids := make(pg.Smallints, len(usages)), make(pg.Texts, len(usages)), make(pg.Texts, len(usages))
-	names := make(map[string]int, 4)
-	for i := range usages {
-		u := &usages[i]
-		parts[i], accounts[i], ids[i] = u.ref.Part, u.ref.Account, u.id
-		names[u.meter] = 0
-	}
+func (m *Meter) lookUpUsages(ctx context.Context, tx *sqlx.Tx, usages []usageKey, meterNames []string) (map[usageKey]*record, map[string]*definition, error) {
+	parts, accounts, ids := keyColumns(usages)
 	var rows []struct {
 		Part     int16  `db:"part"`
 		Account  string `db:"account"`
 		Name     string `db:"name"`
 		Revision int    `db:"revision"`
 	}
-	if err := tx.SelectContext(ctx, &rows, sqlLookUp, parts, accounts, ids, pg.Texts(slices.Collect(maps.Keys(names)))); err != nil {
+	if err := tx.SelectContext(ctx, &rows, sqlLookUp, parts, accounts, ids, pg.Texts(meterNames)); err != nil {
 		return nil, nil, fmt.Errorf("look usage up: %w", err)
 	}
-	clear(names)
-	var stands []usage
+	revisions := make(map[string]int, len(meterNames))
+	var stands []usageKey
 	for _, r := range rows {
 		if r.Part < 0 {
-			names[r.Name] = r.Revision
+			revisions[r.Name] = r.Revision
 		} else {
-			stands = append(stands, usage{ref: ledger.Ref{Part: r.Part, Account: r.Account}, id: r.Name})
+			stands = append(stands, usageKey{ledger.Ref{Part: r.Part, Account: r.Account}, r.Name})
 		}
 	}
 	known := make(map[usageKey]*record, len(usages))
@@ -96,7 +89,7 @@ func (m *Meter) lookUpUsages(ctx context.Context, tx *sqlx.Tx, usages []usage) (
 			return nil, nil, err
 		}
 	}
-	meters, missing := m.catalog.current(names)
+	meters, missing := m.catalog.current(revisions)
 	if len(missing) > 0 {
 		read, err := readMeters(ctx, tx, missing)
 		if err != nil {

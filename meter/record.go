@@ -3,7 +3,6 @@ package meter
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -27,11 +26,6 @@ type usage struct {
 	fingerprint []byte
 	actor       string
 	untimely    error // refuses it, unless it is known
-}
-
-type usageKey struct {
-	ref ledger.Ref
-	id  string
 }
 
 // record is usage as it stands in the database: everything that its first answer
@@ -61,62 +55,51 @@ func (r *record) key() usageKey {
 	return usageKey{ref: ledger.Ref{Part: r.Part, Account: r.Account}, id: r.ID}
 }
 
-// record decides a group of usages in their order and writes what was accepted.
-// An error is about the whole group; what is wrong with one usage is in its result.
-func (m *Meter) record(ctx context.Context, tx *sqlx.Tx, usages []usage) ([]result, error) {
-	now := m.now()
-	refs := make([]ledger.Ref, len(usages))
-	for i, u := range usages {
-		refs[i] = u.ref
-	}
-	batch, err := ledger.Load(ctx, tx, refs)
-	if err != nil {
-		return nil, err
-	}
-	known, meters, err := m.lookUpUsages(ctx, tx, usages)
-	if err != nil {
-		return nil, err
-	}
-	results := make([]result, len(usages))
-	var accepted []*record
-	for i, u := range usages {
-		r := &results[i]
-		if stands := known[usageKey{u.ref, u.id}]; stands != nil {
-			r.record, r.replayed = *stands, true
-			if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
-				*r = result{err: fault.ErrIdempotency}
-			}
-			continue
+// charge is the work of recording a usage.
+type charge struct {
+	usage  usage
+	result result
+}
+
+func (c *charge) ref() ledger.Ref { return c.usage.ref }
+
+func (c *charge) needs(n *needs) {
+	n.usages = append(n.usages, usageKey{c.usage.ref, c.usage.id})
+	n.meters[c.usage.meter] = true
+}
+
+func (c *charge) decide(_ context.Context, g *group) error {
+	u, r := &c.usage, &c.result
+	*r = result{}
+	key := usageKey{u.ref, u.id}
+	if stands := g.known[key]; stands != nil {
+		r.record, r.replayed = *stands, true
+		if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
+			*r = result{err: fault.ErrIdempotency}
 		}
-		if r.err = charge(batch, meters, u, now, &r.record); r.err == nil {
-			known[usageKey{u.ref, u.id}] = &r.record
-			accepted = append(accepted, &r.record)
-		} else if fault.KindOf(r.err) == fault.KindInternal {
-			return nil, r.err
+		return nil
+	}
+	if r.err = g.charge(u, &r.record); r.err != nil {
+		if refusal(r.err) {
+			return nil
 		}
+		return r.err
 	}
-	if len(accepted) == 0 {
-		return results, nil
-	}
-	if err := batch.Save(ctx, tx); err != nil {
-		return nil, err
-	}
-	if err := insertRecords(ctx, tx, accepted); err != nil {
-		return nil, err
-	}
-	return results, m.stage(ctx, tx, now, accepted)
+	g.known[key] = &r.record
+	g.recorded = append(g.recorded, &r.record)
+	return nil
 }
 
 // charge decides one usage that is not known yet. The order of its refusals is
 // documented in openapi.yaml.
-func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now time.Time, r *record) error {
+func (g *group) charge(u *usage, r *record) error {
 	if u.untimely != nil {
 		return u.untimely
 	}
-	if batch.State(u.ref) == nil {
+	if g.batch.State(u.ref) == nil {
 		return ledger.ErrNoAccount
 	}
-	d := meters[u.meter]
+	d := g.meters[u.meter]
 	if d == nil {
 		return errNoMeter
 	}
@@ -128,18 +111,18 @@ func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now tim
 	if err != nil {
 		return errPriceRange
 	}
-	transfers, err := batch.Apply(u.ref, ledger.Operation{Kind: ledger.KindUsage, Cause: u.id, Amount: credits, Actor: u.actor, At: now})
+	dimensions, err := encodeTexts(u.dimensions)
 	if err != nil {
 		return err
 	}
-	dimensions, err := json.Marshal(u.dimensions)
+	transfers, err := g.batch.Apply(u.ref, ledger.Operation{Kind: ledger.KindUsage, Cause: u.id, Amount: credits, Actor: u.actor, At: g.now})
 	if err != nil {
-		return fmt.Errorf("encode dimensions: %w", err)
+		return err
 	}
 	last := transfers[len(transfers)-1]
 	*r = record{
 		Part: u.ref.Part, Account: u.ref.Account, ID: u.id, Meter: u.meter, Quantity: u.quantity, Credits: credits, RateVersion: d.RateVersion,
-		Dimensions: string(dimensions), OccurredAt: u.occurredAt, RecordedAt: now, Fingerprint: u.fingerprint, TransferVersion: last.Version,
+		Dimensions: dimensions, OccurredAt: u.occurredAt, RecordedAt: g.now, Fingerprint: u.fingerprint, TransferVersion: last.Version,
 		Available: last.After.Available, Held: last.After.Held, Debt: last.After.Debt,
 		dimensions: u.dimensions,
 	}
@@ -172,11 +155,8 @@ const sqlReadRecords = `
 
 // readRecords finds usages that were recorded before. It runs after the accounts
 // are locked: whoever recorded the same id a moment ago has committed.
-func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey]*record, error) {
-	parts, accounts, ids := make(pg.Smallints, len(usages)), make(pg.Texts, len(usages)), make(pg.Texts, len(usages))
-	for i, u := range usages {
-		parts[i], accounts[i], ids[i] = u.ref.Part, u.ref.Account, u.id
-	}
+func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usageKey) (map[usageKey]*record, error) {
+	parts, accounts, ids := keyColumns(usages)
 	var rows []record
 	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids); err != nil {
 		return nil, fmt.Errorf("look usage up: %w", err)
@@ -186,6 +166,15 @@ func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey
 		known[rows[i].key()] = &rows[i]
 	}
 	return known, nil
+}
+
+// keyColumns turns keys into the three arrays that unnest takes.
+func keyColumns(keys []usageKey) (parts pg.Smallints, accounts, ids pg.Texts) {
+	parts, accounts, ids = make(pg.Smallints, len(keys)), make(pg.Texts, len(keys)), make(pg.Texts, len(keys))
+	for i, k := range keys {
+		parts[i], accounts[i], ids[i] = k.ref.Part, k.ref.Account, k.id
+	}
+	return parts, accounts, ids
 }
 
 // sqlInsertUsage relies on usage_pkey for M1.

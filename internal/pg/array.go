@@ -14,8 +14,8 @@ type (
 	Integers  []int32     // integer[]
 	Bigints   []int64     // bigint[]
 	Texts     []string    // text[]
-	Byteas    [][]byte    // bytea[]
-	Times     []time.Time // timestamptz[]; what is finer than a microsecond is cut off
+	Byteas    [][]byte    // bytea[]; nil is NULL
+	Times     []time.Time // timestamptz[]; the zero time is NULL, what is finer than a microsecond is cut off
 )
 
 // Object identifiers of the element types, from pg_type.dat.
@@ -39,7 +39,7 @@ func array(oid uint32, n, size int) []byte {
 	}
 	b := make([]byte, 0, 20+4*n+size)
 	b = binary.BigEndian.AppendUint32(b, dimensions)
-	b = binary.BigEndian.AppendUint32(b, 0) // no element is NULL
+	b = binary.BigEndian.AppendUint32(b, 0) // Postgres looks for NULLs by itself
 	b = binary.BigEndian.AppendUint32(b, oid)
 	if n > 0 {
 		b = binary.BigEndian.AppendUint32(b, uint32(n)) //nolint:gosec // no array of ours comes near
@@ -99,6 +99,10 @@ func (a Byteas) Value() (driver.Value, error) {
 	}
 	b := array(oidBytea, len(a), size)
 	for _, s := range a {
+		if s == nil {
+			b = appendNull(b)
+			continue
+		}
 		b = binary.BigEndian.AppendUint32(b, uint32(len(s))) //nolint:gosec // bounded by the body of a request
 		b = append(b, s...)
 	}
@@ -109,6 +113,10 @@ func (a Byteas) Value() (driver.Value, error) {
 func (a Times) Value() (driver.Value, error) {
 	b := array(oidTimestamptz, len(a), 8*len(a))
 	for _, t := range a {
+		if t.IsZero() {
+			b = appendNull(b)
+			continue
+		}
 		b = appendBigint(b, t.UnixMicro()-epoch.UnixMicro())
 	}
 	return b, nil
@@ -118,3 +126,6 @@ func appendBigint(b []byte, n int64) []byte {
 	b = binary.BigEndian.AppendUint32(b, 8)
 	return binary.BigEndian.AppendUint64(b, uint64(n)) //nolint:gosec // the same bits
 }
+
+// appendNull appends a length of minus one.
+func appendNull(b []byte) []byte { return binary.BigEndian.AppendUint32(b, 0xffffffff) }

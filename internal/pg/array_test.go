@@ -25,7 +25,7 @@ func TestArraysArriveAsTheyWere(t *testing.T) {
 			return rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(least, most), rapid.SampledFrom([]int64{least, most, 0, -1})), n, n).Draw(rt, "numbers")
 		}
 		small, middle, large := numbers(math.MinInt16, math.MaxInt16), numbers(math.MinInt32, math.MaxInt32), numbers(math.MinInt64, math.MaxInt64)
-		micros := numbers(time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro(), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMicro())
+		micros := numbers(time.Date(2, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro(), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMicro())
 		texts := rapid.SliceOfN(rapid.Map(rapid.String(), func(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }), n, n).Draw(rt, "texts")
 		var a pg.Smallints
 		var b pg.Integers
@@ -74,4 +74,25 @@ func elements(t *rapid.T, db *pg.DB, kind string, sent driver.Valuer) (got []str
 		t.Fatal(err)
 	}
 	return got
+}
+
+func TestNullsInArraysAreNulls(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var got struct {
+		Bytes int `db:"bytes"`
+		Times int `db:"times"`
+		Empty int `db:"empty"`
+	}
+	err := db.Read(t.Context(), func(tx *sqlx.Tx) error {
+		return tx.GetContext(t.Context(), &got, `
+			SELECT count(*) FILTER (WHERE b IS NULL) AS bytes, count(*) FILTER (WHERE t IS NULL) AS times, count(*) FILTER (WHERE b = '') AS empty
+			FROM unnest($1::bytea[], $2::timestamptz[]) AS u (b, t)`, pg.Byteas{nil, {}, {1}}, pg.Times{{}, time.Unix(0, 0), {}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Bytes != 1 || got.Times != 2 || got.Empty != 1 {
+		t.Errorf("%+v, want 1 NULL among the bytes, 2 among the times, 1 empty", got)
+	}
 }
