@@ -220,6 +220,9 @@ func (e *ending) captured(ctx context.Context, c capture) error {
 	if e.usage == nil {
 		return fault.ErrBroken.With(fmt.Errorf("reservation %s of %s has no usage %s", e.row.ID, e.row.Account, key.id))
 	}
+	if e.usage.lost != nil {
+		return e.usage.lost
+	}
 	e.again = true
 	return nil
 }

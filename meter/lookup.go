@@ -47,12 +47,11 @@ func (c *catalog) put(meters map[string]*definition) {
 	maps.Copy(c.meters, meters)
 }
 
-// sqlLookUp relies on usage_pkey and meters_pkey.
+// sqlLookUp relies on transfers_usage and meters_pkey.
 const sqlLookUp = `
-	SELECT u.part, u.account, u.usage_id AS name, 0 AS revision
-	FROM usage u
-	JOIN unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
-		ON u.part = k.part AND u.account = k.account AND u.usage_id = k.usage_id
+	SELECT t.part, t.account, t.cause AS name, 0 AS revision
+	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
+	JOIN transfers t ON t.part = k.part AND (t.account || '') = k.account AND t.cause = k.usage_id AND t.kind = 'usage'
 	UNION ALL
 	SELECT -1, '', m.meter, m.revision
 	FROM meters m

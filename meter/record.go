@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -49,6 +50,7 @@ type record struct {
 	Debt            credit.Amount   `db:"debt_after"`
 
 	dimensions map[string]string // Dimensions as they came; nil in what was read
+	lost       error             // only the transfer stands: why the record is gone
 }
 
 func (r *record) key() usageKey {
@@ -74,7 +76,9 @@ func (c *charge) decide(_ context.Context, g *group) error {
 	key := usageKey{u.ref, u.id}
 	if stands := g.known[key]; stands != nil {
 		r.record, r.replayed = *stands, true
-		if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
+		if stands.lost != nil {
+			*r = result{err: stands.lost}
+		} else if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
 			*r = result{err: fault.ErrIdempotency}
 		}
 		return nil
@@ -122,7 +126,7 @@ func (g *group) charge(u *usage, r *record) error {
 	last := transfers[len(transfers)-1]
 	*r = record{
 		Part: u.ref.Part, Account: u.ref.Account, ID: u.id, Meter: u.meter, Quantity: u.quantity, Credits: credits, RateVersion: d.RateVersion,
-		Dimensions: dimensions, OccurredAt: u.occurredAt, RecordedAt: g.now, Fingerprint: u.fingerprint, TransferVersion: last.Version,
+		Dimensions: dimensions, OccurredAt: u.occurredAt, RecordedAt: last.PostedAt, Fingerprint: u.fingerprint, TransferVersion: last.Version,
 		Available: last.After.Available, Held: last.After.Held, Debt: last.After.Debt,
 		dimensions: u.dimensions,
 	}
@@ -145,27 +149,98 @@ func (m *Meter) stage(ctx context.Context, tx *sqlx.Tx, now time.Time, accepted 
 	return m.stager.StageUsage(ctx, tx, now, staged)
 }
 
-// sqlReadRecords relies on usage_pkey.
+// sqlKnownUsage relies on transfers_usage, which guards every charge (M1). On the
+// way of a new usage this is the whole lookup: one probe that finds nothing.
+const sqlKnownUsage = `
+	SELECT t.part, t.account, t.cause AS usage_id, t.posted_at AS recorded_at
+	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
+	JOIN transfers t ON t.part = k.part AND t.account || '' = k.account AND t.cause = k.usage_id
+	WHERE t.kind = 'usage'`
+
+// sqlKnownCaptures relies on transfers_captures. A capture may take several
+// transfers, all posted at once.
+const sqlKnownCaptures = `
+	SELECT t.part, t.account, k.usage_id, max(t.posted_at) AS recorded_at
+	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
+	JOIN transfers t ON t.part = k.part AND t.account || '' = k.account AND t.cause = substr(k.usage_id, length('` + usagePrefix + `') + 1)
+	WHERE t.kind = 'capture'
+	GROUP BY t.part, t.account, k.usage_id`
+
+// sqlReadRecords relies on usage_pkey of the one partition that recorded_at names.
 const sqlReadRecords = `
 	SELECT u.part, u.account, u.usage_id, u.meter, u.quantity, u.credits, u.rate_version, u.staged, u.dimensions, u.occurred_at, u.recorded_at,
 		u.fingerprint, u.transfer_version, u.available_after, u.held_after, u.debt_after
-	FROM usage u
-	JOIN unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
-		ON u.part = k.part AND u.account = k.account AND u.usage_id = k.usage_id`
+	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[]) AS k (part, account, usage_id, recorded_at)
+	JOIN usage u ON u.part = k.part AND u.account = k.account AND u.usage_id = k.usage_id AND u.recorded_at = k.recorded_at`
+
+// sqlArchivedUsage relies on there being few archives: one for each month.
+const sqlArchivedUsage = `SELECT EXISTS (SELECT FROM usage_archives WHERE month <= $1 AND until > $1)`
+
+// errArchived refuses a usage that was charged so long ago that its record has
+// been archived: its first answer cannot be given again, nor compared.
+var errArchived = &fault.Error{Kind: fault.KindConflict, Code: "already_recorded", Public: "the usage was recorded, and has been archived since"}
 
 // readRecords finds usages that were recorded before. It runs after the accounts
-// are locked: whoever recorded the same id a moment ago has committed.
+// are locked: whoever recorded the same id a moment ago has committed. A usage
+// whose record is no longer there has lost set, the error to refuse it with.
 func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usageKey) (map[usageKey]*record, error) {
-	parts, accounts, ids := keyColumns(usages)
-	var rows []record
-	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids); err != nil {
-		return nil, fmt.Errorf("look usage up: %w", err)
+	var charges, captures []usageKey
+	for _, u := range usages {
+		if strings.HasPrefix(u.id, usagePrefix) {
+			captures = append(captures, u)
+		} else {
+			charges = append(charges, u)
+		}
 	}
-	known := make(map[usageKey]*record, len(usages))
+	known := make(map[usageKey]*record)
+	for query, keys := range map[string][]usageKey{sqlKnownUsage: charges, sqlKnownCaptures: captures} {
+		if len(keys) == 0 {
+			continue
+		}
+		var rows []record
+		parts, accounts, ids := keyColumns(keys)
+		if err := tx.SelectContext(ctx, &rows, query, parts, accounts, ids); err != nil {
+			return nil, fmt.Errorf("look usage up: %w", err)
+		}
+		for i := range rows {
+			known[rows[i].key()] = &rows[i]
+		}
+	}
+	if len(known) == 0 {
+		return known, nil
+	}
+	return known, fillRecords(ctx, tx, known)
+}
+
+// fillRecords reads the records of usages of which only the transfer is known.
+func fillRecords(ctx context.Context, tx *sqlx.Tx, known map[usageKey]*record) error {
+	keys, times := make([]usageKey, 0, len(known)), make(pg.Times, 0, len(known))
+	for key, r := range known {
+		keys, times = append(keys, key), append(times, r.RecordedAt)
+	}
+	parts, accounts, ids := keyColumns(keys)
+	var rows []record
+	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids, times); err != nil {
+		return fmt.Errorf("read usage: %w", err)
+	}
 	for i := range rows {
 		known[rows[i].key()] = &rows[i]
 	}
-	return known, nil
+	for _, r := range known {
+		if len(r.Fingerprint) > 0 {
+			continue
+		}
+		var archived bool
+		if err := tx.GetContext(ctx, &archived, sqlArchivedUsage, r.RecordedAt); err != nil {
+			return fmt.Errorf("look for the archive of usage: %w", err)
+		}
+		if r.lost = fault.ErrBroken.With(fmt.Errorf("usage %s of %s has a transfer and no record", r.ID, r.Account)); archived {
+			at := r.RecordedAt.UTC().Format(time.RFC3339Nano)
+			r.lost = errArchived.Withf("the usage was recorded and charged at %s; its record has been archived since, so the first answer cannot be given again; nothing was changed; use another id for other usage", at).
+				WithExtra("recorded_at", at)
+		}
+	}
+	return nil
 }
 
 // keyColumns turns keys into the three arrays that unnest takes.
@@ -177,7 +252,7 @@ func keyColumns(keys []usageKey) (parts pg.Smallints, accounts, ids pg.Texts) {
 	return parts, accounts, ids
 }
 
-// sqlInsertUsage relies on usage_pkey for M1.
+// sqlInsertUsage relies on transfers_usage for M1: the transfers are written before.
 const sqlInsertUsage = `
 	INSERT INTO usage (part, account, usage_id, meter, quantity, credits, rate_version, staged, dimensions, occurred_at, recorded_at, fingerprint,
 		transfer_version, available_after, held_after, debt_after)

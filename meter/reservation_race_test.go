@@ -283,6 +283,9 @@ func TestVerifyFindsEachPlantedDefectOfReservations(t *testing.T) {
 		{"invented", "INSERT INTO reservations SELECT part, account, 'resv-more', meter, quantity, dimensions, rate_version, 0, '{}', '{}', 60, fingerprint, hold_version, created_at, 'open', expires_at, '', NULL, 0, 0, 0, NULL, NULL, NULL, NULL FROM reservations WHERE reservation_id = 'resv-open'", "holds"},
 		{"usage lost", "DELETE FROM usage", "captures"},
 		{"usage changed", "UPDATE usage SET credits = credits + 1", "usage"},
+		{"usage of another time", "UPDATE usage SET recorded_at = recorded_at + interval '1 microsecond'", "usage"},
+		{"usage at a rate that never was", "UPDATE usage SET rate_version = 9", "rates"},
+		{"transfer lost", "DELETE FROM transfers WHERE kind = 'capture'", "usage"},
 		{"capture forgotten", "UPDATE reservations SET state = 'released', captured = 0, returned = credits, usage_id = NULL, capture_fingerprint = NULL WHERE reservation_id = 'resv-done'", "captures"},
 		{"parts shifted", "UPDATE reservations SET captured = captured - 1, returned = returned + 1 WHERE reservation_id = 'resv-done'", "holds"},
 		{"held by the account", "UPDATE accounts SET held = held + 1", "held"},
@@ -306,7 +309,7 @@ func TestVerifyFindsEachPlantedDefectOfReservations(t *testing.T) {
 			for _, check := range report.Checks {
 				found[check.Name] = check.Broken > 0
 			}
-			for _, name := range []string{"held", "holds", "captures", "usage", "grant_transfers"} {
+			for _, name := range []string{"held", "holds", "captures", "usage", "rates", "grant_transfers"} {
 				if wanted := slices.Contains(strings.Fields(tc.want), name); wanted && !found[name] {
 					t.Errorf("%s is not found broken: %v", name, found)
 				}

@@ -1,6 +1,6 @@
 -- Fewer round trips for a charge. The two statements of the ledger that each one
--- so that it costs one round trip: between the client and Postgres a trip costs
--- more than most of the statements inside. They decide nothing; the kernel does.
+-- runs are functions, since between the client and Postgres a trip costs more
+-- than most of the statements inside. They decide nothing; the kernel does.
 
 -- +goose Up
 
@@ -9,7 +9,7 @@
 -- a statement of their own, behind the lock: it sees what the transaction that
 -- held the lock before has written.
 -- +goose StatementBegin
-CREATE FUNCTION ledger_load(ref_part smallint[], ref_account text[])
+CREATE OR REPLACE FUNCTION ledger_load(ref_part smallint[], ref_account text[])
 RETURNS TABLE (
     part smallint, account text, available bigint, held bigint, debt bigint, version bigint, overdraft bigint, chain bytea,
     grant_id text, kind text, credits bigint, remaining bigint, priority integer, expires_at timestamptz, reason text, payment text,
@@ -40,7 +40,7 @@ $$;
 -- array of arrays cannot be unnested row by row, so the grants of a transfer
 -- come as array literals.
 -- +goose StatementBegin
-CREATE FUNCTION ledger_save(
+CREATE OR REPLACE FUNCTION ledger_save(
     t_part smallint[], t_account text[], t_version bigint[], t_kind text[], t_amount bigint[], t_source text[], t_target text[], t_cause text[],
     t_grant_ids text[], t_grant_amounts text[], t_available bigint[], t_held bigint[], t_debt bigint[], t_actor text[], t_note text[],
     t_posted_at timestamptz[], t_hash bytea[],
