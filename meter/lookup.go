@@ -47,11 +47,17 @@ func (c *catalog) put(meters map[string]*definition) {
 	maps.Copy(c.meters, meters)
 }
 
-// sqlLookUp relies on transfers_usage and meters_pkey.
+// sqlLookUp relies on transfers_usage and meters_pkey. The limit, which changes
+// nothing, keeps Postgres from joining the other way round: over an empty table
+// it would plan to read the index whole.
 const sqlLookUp = `
-	SELECT t.part, t.account, t.cause AS name, 0 AS revision
+	SELECT k.part, k.account, k.usage_id AS name, 0 AS revision
 	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
-	JOIN transfers t ON t.part = k.part AND (t.account || '') = k.account AND t.cause = k.usage_id AND t.kind = 'usage'
+	CROSS JOIN LATERAL (
+		SELECT FROM transfers t
+		WHERE t.part = k.part AND (t.account || '') = k.account AND t.cause = k.usage_id AND t.kind = 'usage'
+		LIMIT 1
+	) t
 	UNION ALL
 	SELECT -1, '', m.meter, m.revision
 	FROM meters m

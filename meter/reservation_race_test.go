@@ -284,6 +284,8 @@ func TestVerifyFindsEachPlantedDefectOfReservations(t *testing.T) {
 		{"usage lost", "DELETE FROM usage", "captures"},
 		{"usage changed", "UPDATE usage SET credits = credits + 1", "usage"},
 		{"usage of another time", "UPDATE usage SET recorded_at = recorded_at + interval '1 microsecond'", "usage"},
+		{"held at a rate that never was", "UPDATE reservations SET rate_version = 9 WHERE reservation_id = 'resv-open'", "rates"},
+		{"ended by nothing", "UPDATE reservations SET end_version = 9999 WHERE reservation_id = 'resv-done'", "holds"},
 		{"usage at a rate that never was", "UPDATE usage SET rate_version = 9", "rates"},
 		{"transfer lost", "DELETE FROM transfers WHERE kind = 'capture'", "usage"},
 		{"capture forgotten", "UPDATE reservations SET state = 'released', captured = 0, returned = credits, usage_id = NULL, capture_fingerprint = NULL WHERE reservation_id = 'resv-done'", "captures"},

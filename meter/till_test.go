@@ -92,7 +92,7 @@ func (c *till) through(dsn string) *till {
 	return other
 }
 
-func (c *till) serve(db *pg.DB) { c.serveFrom(db, patient, meter.LanesDefault) }
+func (c *till) serve(db *pg.DB) { c.serveFrom(db, patient, meter.LanesDefault()) }
 
 // serveFrom bounds the waits of the lanes, and says how many there are.
 func (c *till) serveFrom(db *pg.DB, bounds pg.Options, lanes int) {
