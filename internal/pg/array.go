@@ -6,16 +6,23 @@ import (
 	"time"
 )
 
-// Arrays of a statement's parameters, in Postgres's binary format: what is sent
-// by the thousand need not be written as text and read back. The type of the
-// parameter must be named in the statement and be exactly the one given here.
+// What is sent by the thousand need not be written as text and read back: these
+// are arrays of a statement's parameters in Postgres's binary format. The type of
+// the parameter must be named in the statement and be exactly the one given here.
 type (
-	Smallints []int16     // smallint[]
-	Integers  []int32     // integer[]
-	Bigints   []int64     // bigint[]
-	Texts     []string    // text[]
-	Byteas    [][]byte    // bytea[]; nil is NULL
-	Times     []time.Time // timestamptz[]; the zero time is NULL, what is finer than a microsecond is cut off
+	// Smallints is a smallint[].
+	Smallints []int16
+	// Integers is an integer[].
+	Integers []int32
+	// Bigints is a bigint[].
+	Bigints []int64
+	// Texts is a text[].
+	Texts []string
+	// Byteas is a bytea[]; nil is NULL.
+	Byteas [][]byte
+	// Times is a timestamptz[]; the zero time is NULL, and what is finer than a
+	// microsecond is cut off.
+	Times []time.Time
 )
 
 // Object identifiers of the element types, from pg_type.dat.
