@@ -215,6 +215,9 @@ func reserve(ctx context.Context, tx *sqlx.Tx, r *reservation, a measure, dimens
 	if d == nil {
 		return nil, false, errNoMeter
 	}
+	if d.gauge() {
+		return nil, false, errNotPriced
+	}
 	if _, _, r.Credits, err = d.price(a, dimensions); err != nil {
 		return nil, false, err
 	}

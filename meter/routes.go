@@ -13,6 +13,8 @@ func (m *Meter) Routes() []web.Route {
 		{Method: "POST", Pattern: "/v1/accounts/{account}/grants", Scope: ScopeAdmin, Handler: m.handleGrant},
 		{Method: "POST", Pattern: "/v1/accounts/{account}/adjustments", Scope: ScopeAdmin, Handler: m.handleAdjustment},
 		{Method: "PUT", Pattern: "/v1/meters/{meter}", Scope: ScopeAdmin, Handler: m.handlePutMeter},
+		{Method: "GET", Pattern: "/v1/meters/{meter}", Scope: ScopeRead, Handler: m.handleGetMeter},
+		{Method: "GET", Pattern: "/v1/meters/{meter}/rates", Scope: ScopeRead, Handler: m.handleListRates},
 		{Method: "GET", Pattern: "/v1/meters", Scope: ScopeRead, Handler: m.handleListMeters},
 		{Method: "POST", Pattern: "/v1/usage", Scope: ScopeUsage, Handler: m.handleUsage},
 		{Method: "POST", Pattern: "/v1/usage/batch", Scope: ScopeUsage, Handler: m.handleUsageBatch},

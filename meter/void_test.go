@@ -247,7 +247,9 @@ func TestWhatAVoidTellsStripe(t *testing.T) {
 	}{
 		{func() {}, "usage-0001", "not_billed", 9},
 		{func() {}, "usage-0002", "withdrawn", 7},
-		{func() { c.exec("UPDATE deliveries SET state = 'delivered', first_sent_at = $1, event_name = 'calls'", start) }, "usage-0003", "corrected", 4},
+		{func() {
+			c.exec("UPDATE deliveries SET state = 'delivered', first_sent_at = $1, event_name = 'calls'", start)
+		}, "usage-0003", "corrected", 4},
 		{func() { c.clock.pass(35 * 24 * time.Hour) }, "usage-0004", "too_late", 4},
 	} {
 		step.before()
