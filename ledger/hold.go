@@ -61,9 +61,15 @@ func checkHold(s *State, op Operation) error {
 	return nil
 }
 
-// release ends a hold without usage.
-func (d *decision) release() {
-	d.giveBack(d.op.Hold.rest(0))
+// checkVoid refuses to give back other than what the usage was charged.
+func checkVoid(op Operation) error {
+	if op.Hold == nil {
+		return fault.ErrBroken.With(fmt.Errorf("void of %s without what it took", op.Cause))
+	}
+	if _, bare := op.Hold.rest(0); bare < 0 || op.Hold.Credits != op.Amount {
+		return fault.ErrBroken.With(fmt.Errorf("%s was charged %s and took %s, its grants leave %s", op.Cause, op.Amount, op.Hold.Credits, bare))
+	}
+	return nil
 }
 
 // capture ends a hold, if there is one, with usage that has happened: it is
@@ -74,7 +80,7 @@ func (d *decision) capture() {
 	if d.op.Hold != nil {
 		held = min(d.op.Amount, d.op.Hold.Credits)
 		if d.op.Hold.Credits > held {
-			d.giveBack(d.op.Hold.rest(held))
+			d.giveBack(KindUnhold, held)
 		}
 	}
 	if held > 0 {
@@ -91,28 +97,32 @@ func (d *decision) capture() {
 	}
 }
 
-// giveBack returns held credits to the grants they came out of. Those of grants
-// that are due expire straight out of the hold. As with new credits, the rest
-// pays debt first and then what is overdrawn. What finds no room (it came out of
-// the overdraft, which new credits have covered since, or a refund took the
-// grant back) becomes a grant of its own, which does not expire.
-func (d *decision) giveBack(parts []Part, bare credit.Amount) {
+// giveBack returns what a hold has beyond the first so many credits of it, or
+// what a voided usage took, to the grants it came out of. What came out of grants
+// that are due expires at once, as if it had stayed there. As with new credits,
+// the rest pays debt first and then what is overdrawn. What finds no room (it
+// came out of the overdraft, which new credits have covered since, or a refund
+// took the grant back) becomes a grant of its own, which does not expire.
+//
+// A void posts its transfer even where all has expired: it is what tells of it.
+func (d *decision) giveBack(kind Kind, taken credit.Amount) {
+	parts, bare := d.op.Hold.rest(taken)
 	alive, amount := make([]Part, 0, len(parts)), bare
 	for _, p := range parts {
 		if !p.Grant.due(d.op.At) {
 			alive, amount = append(alive, p), amount+p.Credits
 			continue
 		}
-		t := d.draft(KindExpiry, p.Credits, BookHeld, BookExpired)
+		t := d.draft(KindExpiry, p.Credits, outside[kind], BookExpired)
 		t.Actor, t.Note = "system:expiry", "grant "+p.Grant.ID
 		d.post(t)
 	}
-	if amount == 0 && len(alive) < len(parts) {
+	if amount == 0 && len(alive) < len(parts) && kind != KindVoid {
 		return
 	}
 	repaid := min(d.s.Debt, amount)
 	overdrawn := min(max(-d.s.Available, 0), amount-repaid)
-	t := d.draft(KindUnhold, amount, BookHeld, BookAvailable)
+	t := d.draft(kind, amount, outside[kind], BookAvailable)
 	covered := min(overdrawn, bare)
 	homeless, overdrawn := bare-covered, overdrawn-covered
 	var filled []*Grant
@@ -127,7 +137,7 @@ func (d *decision) giveBack(parts []Part, bare credit.Amount) {
 		}
 	}
 	if homeless > 0 {
-		g := d.home(homeless)
+		g := d.home(kind, homeless)
 		d.change(&t, g, homeless)
 		filled = append(filled, g)
 	}
@@ -139,12 +149,16 @@ func (d *decision) giveBack(parts []Part, bare credit.Amount) {
 	}
 }
 
-// home makes a grant for returned credits that have no other.
-func (d *decision) home(amount credit.Amount) *Grant {
-	id := "reservation:" + d.op.Cause
+// home makes a grant for returned credits that have no other. No caller's id has
+// an @, so that a voided usage's is nobody else's.
+func (d *decision) home(kind Kind, amount credit.Amount) *Grant {
+	id, reason := "reservation:"+d.op.Cause, "returned by a reservation"
+	if kind == KindVoid {
+		id, reason = "void@"+d.op.Cause, "returned by a voided usage"
+	}
 	fingerprint := sha256.Sum256([]byte(id))
 	g := &Grant{
-		ID: id, Kind: KindGrant, Credits: amount, Reason: "returned by a reservation", Fingerprint: fingerprint[:],
+		ID: id, Kind: KindGrant, Credits: amount, Reason: reason, Fingerprint: fingerprint[:],
 		TransferVersion: d.s.Version + 1, CreatedAt: d.op.At,
 	}
 	d.s.Made = append(d.s.Made, g)

@@ -147,7 +147,7 @@ const sqlVerifyGrantTransfers = `
 			AND a.kind = 'adjustment' AND a.amount = g.credits)
 		AND NOT EXISTS (SELECT 1 FROM transfers h CROSS JOIN LATERAL unnest(h.grant_ids, h.grant_amounts) AS c (grant_id, change)
 			WHERE h.part = g.part AND h.account = g.account AND h.version = g.transfer_version
-			AND h.kind = 'unhold' AND 'reservation:' || h.cause = g.grant_id AND c.grant_id = g.grant_id AND c.change = g.credits)`
+			AND (h.kind, g.grant_id) IN (('unhold', 'reservation:' || h.cause), ('void', 'void@' || h.cause)) AND c.grant_id = g.grant_id AND c.change = g.credits)`
 
 // sqlVerifyAdjustments is L8 for adjustments, in both directions.
 const sqlVerifyAdjustments = `
@@ -160,14 +160,19 @@ const sqlVerifyAdjustments = `
 		ON t.part = d.part AND t.account = d.account AND t.version = d.transfer_version AND t.cause = d.adjustment_id
 	WHERE d.adjustment_id IS NULL OR t.version IS NULL OR d.credits <> t.amount`
 
-// sqlVerifyDeliveries compares what accepted usage staged with what is staged. A
-// repair may stand in for a row that was lost, and may send more than that again.
+// sqlVerifyDeliveries compares what accepted usage staged, less what voids took
+// back, with what is staged. A repair may stand in for a row that was lost, and may send more than that again.
 const sqlVerifyDeliveries = `
 	SELECT coalesce(u.account, d.account) || ', meter ' || coalesce(u.meter, d.meter) || ': usage staged ' || coalesce(u.staged, 0) || ', deliveries hold ' ||
 		coalesce(d.staged, 0) || ' and repairs ' || coalesce(d.repaired, 0) || ' (millionths)'
 	FROM (
 		SELECT part, account, meter, sum(staged) AS staged
-		FROM (SELECT part, account, meter, staged FROM usage UNION ALL SELECT part, account, meter, staged FROM usage_hours) s
+		FROM (
+			SELECT u.part, u.account, u.meter, u.staged - coalesce(v.staged, 0) AS staged
+			FROM usage u LEFT JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
+			UNION ALL
+			SELECT part, account, meter, staged FROM usage_hours
+		) s
 		GROUP BY part, account, meter HAVING sum(staged) <> 0
 	) u
 	FULL JOIN (
@@ -247,6 +252,30 @@ const sqlVerifyCaptures = `
 			SELECT FROM transfers t JOIN usage_archives a ON t.posted_at >= a.month AND t.posted_at < a.until
 			WHERE t.part = r.part AND t.account || '' = r.account AND t.cause = r.reservation_id AND t.kind = 'capture'))`
 
+// sqlVerifyVoids is L12, in both directions. What expired of a void is transfers
+// of its own, out of usage.
+const sqlVerifyVoids = `
+	SELECT coalesce(v.account, t.account) || ', usage ' || coalesce(v.usage_id, t.cause) || ': ' || CASE
+		WHEN v.usage_id IS NULL THEN 'given back without a void'
+		WHEN v.charged_at IS NULL THEN 'a void of usage that was never charged'
+		WHEN t.cause IS NULL THEN 'voided without a transfer'
+		ELSE 'charged ' || v.credits || ', returned ' || v.returned || ' and expired ' || v.expired || '; the journal says ' || t.returned || ' and ' || t.expired END
+	FROM (
+		SELECT v.part, v.account, v.usage_id, v.returned, v.expired, v.transfer_version, c.credits, c.charged_at
+		FROM usage_voids v
+		LEFT JOIN (
+			SELECT part, account, CASE kind WHEN 'usage' THEN cause ELSE 'reservation@' || cause END AS usage_id, sum(amount) AS credits, max(posted_at) AS charged_at
+			FROM transfers WHERE kind IN ('usage', 'capture') GROUP BY part, account, kind, cause
+		) c ON c.part = v.part AND c.account = v.account AND c.usage_id = v.usage_id
+	) v
+	FULL JOIN (
+		SELECT part, account, cause, max(version) FILTER (WHERE kind = 'void') AS version, count(*) FILTER (WHERE kind = 'void') AS voids,
+			coalesce(sum(amount) FILTER (WHERE kind = 'void'), 0) AS returned, coalesce(sum(amount) FILTER (WHERE kind = 'expiry'), 0) AS expired
+		FROM transfers WHERE source = 'usage' GROUP BY part, account, cause
+	) t ON t.part = v.part AND t.account = v.account AND t.cause = v.usage_id
+	WHERE v.usage_id IS NULL OR v.charged_at IS NULL OR t.cause IS NULL OR t.voids <> 1 OR t.version <> v.transfer_version
+		OR (v.returned, v.expired) IS DISTINCT FROM (t.returned, t.expired) OR v.returned + v.expired <> v.credits`
+
 func rules() []rule {
 	return []rule{
 		{"balances", "balances are the sums of the journal", sqlVerifyBalances},
@@ -267,6 +296,7 @@ func rules() []rule {
 		{"held", "what accounts hold is what their open reservations hold", sqlVerifyHeld},
 		{"holds", "each reservation ends once, and all that it held is accounted for", sqlVerifyHolds},
 		{"captures", "each capture is one usage", sqlVerifyCaptures},
+		{"voids", "each voided usage was given back once, to the last millionth", sqlVerifyVoids},
 		{"payments", "each granted payment has its purchase grant, and each purchase grant its payment", sqlVerifyPayments},
 		{"clawbacks", "refunds never take back more than was bought", sqlVerifyClawbacks},
 	}

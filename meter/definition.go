@@ -16,6 +16,8 @@ import (
 
 var (
 	errNoMeter    = &fault.Error{Kind: fault.KindNotFound, Code: "meter_not_found", Public: "there is no such meter; create it with PUT /v1/meters/{meter}"}
+	errFixed      = &fault.Error{Kind: fault.KindConflict, Code: "aggregation_fixed", Public: "the aggregation of a meter is for good, because what was recorded was counted by it; make another meter"}
+	errNotPriced  = &fault.Error{Kind: fault.KindUnprocessed, Code: "meter_not_priced", Public: "a meter that aggregates by max or last is measured, not charged; there is nothing to reserve"}
 	errPriceRange = &fault.Error{Kind: fault.KindUnprocessed, Code: "price_out_of_range", Public: "quantity times rate is more than can be counted; send a smaller quantity"}
 )
 
@@ -34,6 +36,11 @@ type definition struct {
 	UpdatedAt      time.Time     `db:"updated_at"`
 	rates          []rate
 }
+
+// gauge tells whether the meter is measured and not charged. What a highest or a
+// latest value costs would depend on what else is recorded, late or voided, and
+// could not be said when a usage is accepted.
+func (d *definition) gauge() bool { return d.Aggregation == "max" || d.Aggregation == "last" }
 
 // rate prices usage whose dimensions have all of match.
 type rate struct {

@@ -15,9 +15,11 @@ import (
 	"tallystick/outbox"
 )
 
-// Stager keeps usage for Stripe, in the transaction that accepts it.
+// Stager keeps usage for Stripe, in the transaction that accepts it, and takes it
+// back in the one that voids it.
 type Stager interface {
 	StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error
+	TakeBack(ctx context.Context, tx *sqlx.Tx, now time.Time, u outbox.Usage, recordedAt time.Time) (outbox.Taken, error)
 }
 
 // LanesDefault is how many transactions of the lanes run at a time: as many as

@@ -214,6 +214,9 @@ func (h *hold) reserve(ctx context.Context, g *group) error {
 	if d == nil {
 		return errNoMeter
 	}
+	if d.gauge() {
+		return errNotPriced
+	}
 	r := h.asked
 	var err error
 	if _, _, r.Credits, err = d.price(h.measure, h.dimensions); err != nil {

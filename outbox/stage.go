@@ -99,9 +99,10 @@ type open struct {
 }
 
 // sqlLockLatest relies on deliveries_pkey. Rows are locked in the order of the
-// key, against the worker that might be taking them.
+// key, against the worker that might be taking them. A correction, whose event
+// name is fixed, takes nothing on top.
 const sqlLockLatest = `
-	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AS pending
+	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AND d.event_name = '' AS pending
 	FROM deliveries d
 	JOIN unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[]) AS s (part, account, meter, bucket)
 		ON d.part = s.part AND d.account = s.account AND d.meter = s.meter AND d.bucket = s.bucket
