@@ -38,7 +38,10 @@ func (a *App) routes(s *web.Server) http.Handler {
 	methods := map[string][]string{}
 	for _, route := range a.Table() {
 		h := route.Handler
-		if route.Scope != "" {
+		switch {
+		case route.Own:
+			h = a.Meter.AuthorizeOwn(route.Scope, h)
+		case route.Scope != "":
 			h = a.Meter.Authorize(route.Scope, h)
 		}
 		mux.Handle(route.Method+" "+route.Pattern, s.Handle(route.Method+" "+route.Pattern, h))
