@@ -179,7 +179,7 @@ func (m *Meter) CreateToken(ctx context.Context, account string, q api.TokenRequ
 	ref, now := ledger.RefOf(account), m.now()
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
-	random[0] = byte(ref.Part)  // 0 to 255
+	random[0] = byte(ref.Part)  //nolint:gosec // a part is 0 to 255
 	row := tokenRow{Part: ref.Part, ID: hex.EncodeToString(random[:]), Account: account, Name: q.Name, CreatedAt: now, ExpiresAt: now.Add(time.Duration(q.TTLSeconds) * time.Second)}
 	secret, hash := newSecret(tokenPrefix, row.ID)
 	err := m.db.InTx(ctx, func(tx *sqlx.Tx) error {
