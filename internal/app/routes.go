@@ -36,6 +36,7 @@ var (
 func (a *App) routes(s *web.Server) http.Handler {
 	mux := http.NewServeMux()
 	methods := map[string][]string{}
+	pages := a.crossOrigin()
 	for _, route := range a.Table() {
 		h := route.Handler
 		switch {
@@ -44,7 +45,12 @@ func (a *App) routes(s *web.Server) http.Handler {
 		case route.Scope != "":
 			h = a.Meter.Authorize(route.Scope, h)
 		}
-		mux.Handle(route.Method+" "+route.Pattern, s.Handle(route.Method+" "+route.Pattern, h))
+		handler := s.Handle(route.Method+" "+route.Pattern, h)
+		if route.Own && pages != nil {
+			handler = pages.Handler(handler)
+			mux.Handle("OPTIONS "+route.Pattern, pages.Handler(s.Handle("OPTIONS "+route.Pattern, handleOptions)))
+		}
+		mux.Handle(route.Method+" "+route.Pattern, handler)
 		methods[route.Pattern] = append(methods[route.Pattern], route.Method)
 	}
 	for pattern, allowed := range methods {
@@ -58,6 +64,12 @@ func (a *App) routes(s *web.Server) http.Handler {
 	}
 	mux.Handle("/", s.Handle("404", func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
 	return mux
+}
+
+// handleOptions answers what is no question of a browser's about a page's origin.
+func handleOptions(w http.ResponseWriter, _ *http.Request) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // plain makes a Handler of an http.Handler.

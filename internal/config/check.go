@@ -48,6 +48,12 @@ func (c Config) check() []string {
 			break
 		}
 	}
+	for _, origin := range c.AllowedOrigins {
+		if u, err := url.Parse(origin); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.Scheme+"://"+u.Host != origin || strings.Contains(origin, "*") {
+			m.addf("TALLYSTICK_ALLOWED_ORIGINS must hold origins such as https://app.example.com, without a path and without *")
+			break
+		}
+	}
 	m.checkRange("TALLYSTICK_STRIPE_RATE", c.StripeRate, 1, 900)
 	if c.CreditsPerUnit < 0 || c.CreditsPerUnit > 1_000_000 {
 		m.addf("TALLYSTICK_CREDITS_PER_MAJOR_UNIT must be between 0 and 1000000")
