@@ -10,6 +10,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"tallystick/api"
+	"tallystick/ledger"
 )
 
 // token makes a token of an account for an hour.
@@ -125,8 +126,14 @@ func TestATokenEndsWithItsTimeAndWhenItIsRevoked(t *testing.T) {
 	if a := c.want(200, http.MethodDelete, "/v1/accounts/acme/tokens/"+token.ID, ""); !strings.Contains(a.body, `"revoked_at":"2026-03-01T12:00:00Z"`) {
 		t.Errorf("revoking twice moved the end: %s", a.body)
 	}
+	twin := "" // its tokens stand beside acme's
+	for i := 0; twin == "" || ledger.RefOf(twin).Part != ledger.RefOf("acme").Part; i++ {
+		twin = fmt.Sprint("twin", i)
+	}
+	c.want(201, http.MethodPut, "/v1/accounts/"+twin, `{}`)
 	for path, want := range map[string]string{
-		"acme/tokens/nothing": "404 token_not_found", "other/tokens/" + lasting.ID: "404 token_not_found", "nobody/tokens/" + lasting.ID: "404 account_not_found",
+		"acme/tokens/nothing": "404 token_not_found", "other/tokens/" + lasting.ID: "404 token_not_found", twin + "/tokens/" + lasting.ID: "404 token_not_found",
+		"nobody/tokens/" + lasting.ID: "404 account_not_found",
 	} {
 		if a := c.call(http.MethodDelete, "/v1/accounts/"+path, ""); fmt.Sprint(a.status, " ", a.code) != want {
 			t.Errorf("DELETE %s was answered %d %s, want %s", path, a.status, a.code, want)
