@@ -242,24 +242,6 @@ type UsageTotals struct {
 	Data []UsageTotal `json:"data"`
 }
 
-// KeyRequest is the body of POST /v1/keys.
-type KeyRequest struct {
-	Name      string     `json:"name"`
-	Scopes    []string   `json:"scopes"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-}
-
-// Key is an API key. Secret is present once, in the answer that made the key.
-type Key struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	Scopes    []string   `json:"scopes"`
-	Secret    string     `json:"secret,omitempty"`
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at"`
-	RevokedAt *time.Time `json:"revoked_at"`
-}
-
 // Problem is an RFC 9457 problem document.
 type Problem struct {
 	Type      string         `json:"type"`

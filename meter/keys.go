@@ -9,20 +9,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 
 	"tallystick/api"
-	"tallystick/internal/clock"
 	"tallystick/internal/fault"
-	"tallystick/internal/web"
 )
 
 // Scopes that a key can carry. Admin includes the others.
@@ -32,120 +26,117 @@ const (
 	ScopeAdmin = "admin"
 )
 
-// keyFresh is how long a key is trusted without asking the database again: the
-// longest that a revocation elsewhere takes to bite.
-const keyFresh = time.Second
-
-// Refusals of keys. Every unusable key gets the same answer.
-var (
-	errUnauthorized = &fault.Error{Kind: fault.KindUnauthorized, Code: "unauthorized", Public: "send a valid API key as: Authorization: Bearer tsk_…"}
-	errForbidden    = &fault.Error{Kind: fault.KindForbidden, Code: "forbidden", Public: "the key lacks the scope that this call needs"}
-	errNoKey        = &fault.Error{Kind: fault.KindNotFound, Code: "key_not_found", Public: "there is no such key"}
+// Bounds of a key.
+const (
+	overlapDefault = 24 * time.Hour
+	overlapMax     = 7 * 24 * time.Hour
+	rateMax        = 100_000 // requests per second, and in a burst
 )
 
-// keyRow is a key as it stands in the database.
+var (
+	errNoKey    = &fault.Error{Kind: fault.KindNotFound, Code: "key_not_found", Public: "there is no such key"}
+	errKeyEnded = &fault.Error{Kind: fault.KindConflict, Code: "key_ended", Public: "the key is revoked or has expired; make another with POST /v1/keys"}
+	errRotating = &fault.Error{Kind: fault.KindConflict, Code: "rotation_under_way", Public: "the secret before the last rotation still works; wait until previous_expires_at, or rotate with overlap_seconds 0, which ends every older secret at once"}
+)
+
+// keyRow is a key as it stands in the database. It is not changed once read.
 type keyRow struct {
-	ID        string         `db:"key_id"`
-	Name      string         `db:"name"`
-	Scopes    pq.StringArray `db:"scopes"`
-	Hash      []byte         `db:"secret_hash"`
-	CreatedAt time.Time      `db:"created_at"`
-	ExpiresAt *time.Time     `db:"expires_at"`
-	RevokedAt *time.Time     `db:"revoked_at"`
+	ID                string         `db:"key_id"`
+	Name              string         `db:"name"`
+	Scopes            pq.StringArray `db:"scopes"`
+	Hash              []byte         `db:"secret_hash"`
+	PreviousHash      []byte         `db:"previous_hash"`
+	PreviousExpiresAt *time.Time     `db:"previous_expires_at"`
+	RotatedAt         *time.Time     `db:"rotated_at"`
+	RatePerSecond     *int           `db:"rate_per_second"`
+	RateBurst         *int           `db:"rate_burst"`
+	CreatedAt         time.Time      `db:"created_at"`
+	ExpiresAt         *time.Time     `db:"expires_at"`
+	RevokedAt         *time.Time     `db:"revoked_at"`
 }
 
-func (k keyRow) wire() api.Key {
-	return api.Key{ID: k.ID, Name: k.Name, Scopes: k.Scopes, CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), RevokedAt: utc(k.RevokedAt)}
+const keyFields = `key_id, name, scopes, secret_hash, previous_hash, previous_expires_at, rotated_at, rate_per_second, rate_burst,
+	created_at, expires_at, revoked_at`
+
+func (k *keyRow) wire(now time.Time) api.Key {
+	key := api.Key{
+		ID: k.ID, Name: k.Name, Scopes: k.Scopes, RateLimit: k.limit(), CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt),
+		RevokedAt: utc(k.RevokedAt), RotatedAt: utc(k.RotatedAt),
+	}
+	if k.overlaps(now) {
+		key.PreviousExpiresAt = utc(k.PreviousExpiresAt)
+	}
+	return key
 }
 
-func (k keyRow) allows(scope string) bool {
+func (k *keyRow) allows(scope string) bool {
 	return slices.Contains(k.Scopes, scope) || slices.Contains(k.Scopes, ScopeAdmin)
 }
 
-// keyCache spares the hot path a query per request.
-type keyCache struct {
-	mu      sync.Mutex
-	entries map[string]keyEntry
+// limit is the key's rate limit, nil for none.
+func (k *keyRow) limit() *api.RateLimit {
+	if k.RatePerSecond == nil || k.RateBurst == nil {
+		return nil
+	}
+	return &api.RateLimit{PerSecond: *k.RatePerSecond, Burst: *k.RateBurst}
 }
 
-// keyEntry is a key and when it was read, on the monotonic clock: a virtual
-// clock that stands still must not keep a revoked key alive.
-type keyEntry struct {
-	row  keyRow
-	read clock.Instant
-}
-
-type actorKey struct{}
-
-// actor names who makes a request, for the journal.
-func actor(ctx context.Context) string {
-	name, _ := ctx.Value(actorKey{}).(string)
-	return name
-}
-
-// Authorize lets requests through to h whose key is valid and carries the scope.
-func (m *Meter) Authorize(scope string, h web.Handler) web.Handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok {
-			return errUnauthorized
-		}
-		key, err := m.lookUp(r.Context(), token)
-		if err != nil {
-			return err
-		}
-		web.Note(r.Context(), slog.String("key", key.ID))
-		if !key.allows(scope) {
-			return errForbidden.Withf("the key lacks the scope %s that this call needs", scope)
-		}
-		return h(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, "key:"+key.ID)))
+func (k *keyRow) setLimit(l *api.RateLimit) {
+	k.RatePerSecond, k.RateBurst = nil, nil
+	if l != nil {
+		k.RatePerSecond, k.RateBurst = &l.PerSecond, &l.Burst
 	}
 }
 
-func (m *Meter) lookUp(ctx context.Context, token string) (keyRow, error) {
-	prefix, rest, _ := strings.Cut(token, "_")
-	id, _, ok := strings.Cut(rest, "_")
-	if prefix != "tsk" || !ok || len(token) > 200 || !meterForm.MatchString(id) {
-		return keyRow{}, errUnauthorized
-	}
-	key, err := m.readKey(ctx, id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return keyRow{}, errUnauthorized
-	}
-	if err != nil {
-		return keyRow{}, err
-	}
-	hash := sha256.Sum256([]byte(token))
-	now := m.now()
-	if subtle.ConstantTimeCompare(hash[:], key.Hash) != 1 || key.RevokedAt != nil || (key.ExpiresAt != nil && !key.ExpiresAt.After(now)) {
-		return keyRow{}, errUnauthorized
-	}
-	return key, nil
+// overlaps tells whether the secret before the last rotation still works.
+func (k *keyRow) overlaps(now time.Time) bool {
+	return k.PreviousExpiresAt != nil && k.PreviousExpiresAt.After(now)
 }
 
-// sqlReadKey relies on api_keys_pkey.
-const sqlReadKey = `SELECT key_id, name, scopes, secret_hash, created_at, expires_at, revoked_at FROM api_keys WHERE key_id = $1`
-
-func (m *Meter) readKey(ctx context.Context, id string) (keyRow, error) {
-	m.keys.mu.Lock()
-	entry, ok := m.keys.entries[id]
-	m.keys.mu.Unlock()
-	if ok && clock.Since(entry.read) < keyFresh {
-		return entry.row, nil
-	}
-	entry = keyEntry{read: clock.Tick()}
-	err := m.db.Read(ctx, func(tx *sqlx.Tx) error { return tx.GetContext(ctx, &entry.row, sqlReadKey, id) })
-	if err != nil {
-		return keyRow{}, err
-	}
-	m.keys.mu.Lock()
-	m.keys.entries[id] = entry
-	m.keys.mu.Unlock()
-	return entry.row, nil
+func (k *keyRow) ended(now time.Time) bool {
+	return k.RevokedAt != nil || (k.ExpiresAt != nil && !k.ExpiresAt.After(now))
 }
+
+// verdict is what a key says to a secret.
+type verdict int
+
+const (
+	verdictWrong verdict = iota // not a secret of the key, or one from before a rotation
+	verdictEnded                // its secret, but the key is over
+	verdictGood
+)
+
+// judge compares a secret's hash with those of the key, in the same time
+// whichever it is and whether it is one at all.
+func (k *keyRow) judge(hash []byte, now time.Time) verdict {
+	current := subtle.ConstantTimeCompare(hash, k.Hash)
+	previous := subtle.ConstantTimeCompare(hash, k.PreviousHash)
+	switch {
+	case current == 0 && (previous == 0 || !k.overlaps(now)):
+		return verdictWrong
+	case k.ended(now):
+		return verdictEnded
+	}
+	return verdictGood
+}
+
+// newSecret makes a secret of 256 random bits for whatever is called so, and the
+// hash to store in its place.
+func newSecret(prefix, id string) (secret string, hash []byte) {
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails
+	secret = prefix + id + "_" + hex.EncodeToString(random[:])
+	sum := sha256.Sum256([]byte(secret))
+	return secret, sum[:]
+}
+
+// keyPrefix begins every API key.
+const keyPrefix = "tsk_"
 
 // sqlInsertKey relies on api_keys_pkey.
-const sqlInsertKey = `INSERT INTO api_keys (key_id, name, scopes, secret_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`
+const sqlInsertKey = `
+	INSERT INTO api_keys (key_id, name, scopes, secret_hash, created_at, expires_at, rate_per_second, rate_burst)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 // CreateKey makes a key. Its secret is in the answer and nowhere else.
 func (m *Meter) CreateKey(ctx context.Context, q api.KeyRequest) (api.Key, error) {
@@ -165,46 +156,135 @@ func (m *Meter) CreateKey(ctx context.Context, q api.KeyRequest) (api.Key, error
 	if q.ExpiresAt != nil && !q.ExpiresAt.After(m.now()) {
 		p.Addf("/expires_at", "must be in the future")
 	}
+	if q.RateLimit != nil {
+		checkLimit(&p, "/rate_limit", *q.RateLimit)
+	}
 	if err := p.Err(fault.ErrUnprocessed); err != nil {
 		return api.Key{}, err
 	}
-	var random [6 + 32]byte
+	var random [6]byte
 	_, _ = rand.Read(random[:]) // never fails
-	id := hex.EncodeToString(random[:6])
-	secret := "tsk_" + id + "_" + hex.EncodeToString(random[6:])
-	hash := sha256.Sum256([]byte(secret))
-	row := keyRow{ID: id, Name: q.Name, Scopes: q.Scopes, CreatedAt: m.now(), ExpiresAt: utc(q.ExpiresAt)}
+	row := keyRow{ID: hex.EncodeToString(random[:]), Name: q.Name, Scopes: q.Scopes, CreatedAt: m.now(), ExpiresAt: utc(q.ExpiresAt)}
+	row.setLimit(q.RateLimit)
+	secret, hash := newSecret(keyPrefix, row.ID)
 	err := m.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlInsertKey, row.ID, row.Name, row.Scopes, hash[:], row.CreatedAt, row.ExpiresAt)
+		_, err := tx.ExecContext(ctx, sqlInsertKey, row.ID, row.Name, row.Scopes, hash, row.CreatedAt, row.ExpiresAt, row.RatePerSecond, row.RateBurst)
 		return err
 	})
-	key := row.wire()
+	key := row.wire(m.now())
 	key.Secret = secret
 	return key, err
 }
 
-// sqlRevokeKey relies on api_keys_pkey.
-const sqlRevokeKey = `
-	UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE key_id = $1
-	RETURNING key_id, name, scopes, secret_hash, created_at, expires_at, revoked_at`
+func checkLimit(p *fault.Problems, pointer string, l api.RateLimit) {
+	if l.PerSecond < 1 || l.PerSecond > rateMax {
+		p.Addf(pointer+"/per_second", "must be from 1 to %d", rateMax)
+	}
+	if l.Burst < 1 || l.Burst > rateMax {
+		p.Addf(pointer+"/burst", "must be from 1 to %d", rateMax)
+	}
+}
 
-// RevokeKey ends a key: at once in this process, within a second elsewhere.
-func (m *Meter) RevokeKey(ctx context.Context, id string) (api.Key, error) {
+// sqlLockKey relies on api_keys_pkey and locks the row.
+const sqlLockKey = `SELECT ` + keyFields + ` FROM api_keys WHERE key_id = $1 FOR UPDATE`
+
+// sqlChangeKey relies on api_keys_pkey.
+const sqlChangeKey = `
+	UPDATE api_keys SET secret_hash = $2, previous_hash = $3, previous_expires_at = $4, rotated_at = $5, rate_per_second = $6, rate_burst = $7,
+		revoked_at = $8
+	WHERE key_id = $1`
+
+// changeKey lets change decide about a key under its lock: at once in this
+// process, within a second elsewhere.
+func (m *Meter) changeKey(ctx context.Context, id string, change func(row *keyRow, now time.Time) error) (api.Key, error) {
+	if !meterForm.MatchString(id) {
+		return api.Key{}, errNoKey
+	}
 	var row keyRow
-	err := m.db.InTx(ctx, func(tx *sqlx.Tx) error { return tx.GetContext(ctx, &row, sqlRevokeKey, id, m.now()) })
+	now := m.now()
+	err := m.db.InTx(ctx, func(tx *sqlx.Tx) error {
+		row = keyRow{}
+		if err := tx.GetContext(ctx, &row, sqlLockKey, id); err != nil {
+			return err
+		}
+		if err := change(&row, now); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, sqlChangeKey, row.ID, row.Hash, row.PreviousHash, row.PreviousExpiresAt, row.RotatedAt, row.RatePerSecond,
+			row.RateBurst, row.RevokedAt)
+		return err
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return api.Key{}, errNoKey
 	}
-	m.keys.mu.Lock()
-	delete(m.keys.entries, id)
-	m.keys.mu.Unlock()
-	return row.wire(), err
+	m.keys.outdate(id) // also after an error: a commit's may have been carried out
+	return row.wire(now), err
+}
+
+// RevokeKey ends a key. Ending one twice changes nothing.
+func (m *Meter) RevokeKey(ctx context.Context, id string) (api.Key, error) {
+	return m.changeKey(ctx, id, func(row *keyRow, now time.Time) error {
+		if row.RevokedAt == nil {
+			row.RevokedAt = &now
+		}
+		return nil
+	})
+}
+
+// RotateKey gives a key a new secret, which is in the answer and nowhere else.
+// The old one works for the overlap, so that at most two do. While two do, only
+// a rotation without overlap is taken: any other would have to end a secret that
+// somebody may be using.
+func (m *Meter) RotateKey(ctx context.Context, id string, q api.RotateRequest) (api.Key, error) {
+	overlap := overlapDefault
+	if q.OverlapSeconds != nil {
+		if *q.OverlapSeconds < 0 || *q.OverlapSeconds > int(overlapMax/time.Second) {
+			var p fault.Problems
+			p.Addf("/overlap_seconds", "must be from 0 to %d", int(overlapMax/time.Second))
+			return api.Key{}, p.Err(fault.ErrUnprocessed)
+		}
+		overlap = time.Duration(*q.OverlapSeconds) * time.Second
+	}
+	secret, hash := newSecret(keyPrefix, id)
+	key, err := m.changeKey(ctx, id, func(row *keyRow, now time.Time) error {
+		if row.ended(now) {
+			return errKeyEnded
+		}
+		if overlap > 0 && row.overlaps(now) {
+			return errRotating.WithExtra("previous_expires_at", row.PreviousExpiresAt.UTC())
+		}
+		row.PreviousHash, row.PreviousExpiresAt = nil, nil
+		if overlap > 0 {
+			end := now.Add(overlap)
+			row.PreviousHash, row.PreviousExpiresAt = row.Hash, &end
+		}
+		row.Hash, row.RotatedAt = hash, &now
+		return nil
+	})
+	if err != nil {
+		return api.Key{}, err
+	}
+	key.Secret = secret
+	return key, nil
+}
+
+// LimitKey changes what a key may send; nil lifts the limit.
+func (m *Meter) LimitKey(ctx context.Context, id string, l *api.RateLimit) (api.Key, error) {
+	if l != nil {
+		var p fault.Problems
+		checkLimit(&p, "", *l)
+		if err := p.Err(fault.ErrUnprocessed); err != nil {
+			return api.Key{}, err
+		}
+	}
+	return m.changeKey(ctx, id, func(row *keyRow, _ time.Time) error {
+		row.setLimit(l)
+		return nil
+	})
 }
 
 // sqlListKeys pages over api_keys_pkey.
-const sqlListKeys = `
-	SELECT key_id, name, scopes, secret_hash, created_at, expires_at, revoked_at
-	FROM api_keys WHERE key_id > $1 ORDER BY key_id LIMIT $2`
+const sqlListKeys = `SELECT ` + keyFields + ` FROM api_keys WHERE key_id > $1 ORDER BY key_id LIMIT $2`
 
 // ListKeys gives up to limit keys with ids after the given one, without secrets.
 func (m *Meter) ListKeys(ctx context.Context, after string, limit int) ([]api.Key, error) {
@@ -214,43 +294,10 @@ func (m *Meter) ListKeys(ctx context.Context, after string, limit int) ([]api.Ke
 		return tx.SelectContext(ctx, &rows, sqlListKeys, after, limit)
 	})
 	keys := make([]api.Key, len(rows))
-	for i, row := range rows {
-		keys[i] = row.wire()
+	for i := range rows {
+		keys[i] = rows[i].wire(m.now())
 	}
 	return keys, err
-}
-
-func (m *Meter) handleCreateKey(w http.ResponseWriter, r *http.Request) error {
-	var q api.KeyRequest
-	if err := web.Decode(w, r, web.BodyMax, &q); err != nil {
-		return err
-	}
-	key, err := m.CreateKey(r.Context(), q)
-	if err != nil {
-		return err
-	}
-	return web.JSON(w, http.StatusCreated, key)
-}
-
-func (m *Meter) handleListKeys(w http.ResponseWriter, r *http.Request) error {
-	after := ""
-	limit, err := web.Page(r, &after)
-	if err != nil {
-		return err
-	}
-	keys, err := m.ListKeys(r.Context(), after, limit+1)
-	if err != nil {
-		return err
-	}
-	return web.JSON(w, http.StatusOK, web.Paged(keys, limit, func(k api.Key) any { return k.ID }))
-}
-
-func (m *Meter) handleRevokeKey(w http.ResponseWriter, r *http.Request) error {
-	key, err := m.RevokeKey(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	return web.JSON(w, http.StatusOK, key)
 }
 
 // checkWritable refuses a time that has five digits of a year in UTC: RFC 3339 has
@@ -267,10 +314,4 @@ func utc(t *time.Time) *time.Time {
 	}
 	u := t.UTC().Truncate(time.Microsecond)
 	return &u
-}
-
-// Works tells whether a key is valid and carries a scope.
-func (m *Meter) Works(ctx context.Context, secret, scope string) bool {
-	key, err := m.lookUp(ctx, secret)
-	return err == nil && key.allows(scope)
 }

@@ -3,12 +3,16 @@ package meter
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+	xrate "golang.org/x/time/rate"
 
 	"tallystick/internal/pg"
 	"tallystick/ledger"
@@ -35,6 +39,10 @@ type Config struct {
 	Stager Stager
 	Logger *slog.Logger
 	Lanes  int // default LanesDefault()
+
+	Failures int                   // failed authentications per client address and minute; default FailuresDefault
+	Proxies  []netip.Prefix        // whose X-Forwarded-For says what the client's address is; default nobody's
+	Registry prometheus.Registerer // for metrics of refusals; default none
 }
 
 // Meter is the metering API.
@@ -44,7 +52,11 @@ type Meter struct {
 	now    func() time.Time
 	stager Stager
 	logger *slog.Logger
-	keys   keyCache
+
+	keys     keyCache
+	failures *failures
+	owners   *lru.Cache[string, *xrate.Limiter] // of accounts' tokens, by account
+	refusals *prometheus.CounterVec
 
 	catalog catalog
 
@@ -61,7 +73,10 @@ func New(c Config) *Meter {
 		c.Keyed = c.DB
 	}
 	m := &Meter{db: c.DB, keyed: c.Keyed, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
-	m.keys.entries = map[string]keyEntry{}
+	m.keys = keyCache{most: keysCachedMax, entries: map[string]*keyEntry{}}
+	m.failures = newFailures(c.Failures, c.Proxies, c.Now)
+	m.owners, _ = lru.New[string, *xrate.Limiter](ownersMax) // fails for sizes below one only
+	m.refusals = newRefusals(c.Registry)
 	lanes := c.Lanes
 	if lanes == 0 {
 		lanes = LanesDefault()

@@ -18,6 +18,7 @@ import (
 	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
 	"tallystick/ledger"
+	"tallystick/meter"
 )
 
 // TestC05TwoHundredReservesForElevenCredits come from three processes.
@@ -216,7 +217,7 @@ func TestABusyAccountStopsNoOther(t *testing.T) {
 	c.reserved("resv-0001", 1)
 	c.want(201, http.MethodPost, "/v1/reservations", `{"id": "resv-0002", "account": "idle", "meter": "call", "quantity": 1, "ttl_seconds": 600}`)
 	hasty := &till{t: t, dsn: c.dsn, own: c.own, key: c.key, clock: c.clock}
-	hasty.serveFrom(pgtest.Open(t, c.dsn, patient), pg.Options{LockTimeout: 300 * time.Millisecond}, 1)
+	hasty.serveFrom(pgtest.Open(t, c.dsn, patient), pg.Options{LockTimeout: 300 * time.Millisecond}, func(c *meter.Config) { c.Lanes = 1 })
 	release := c.hold("SELECT 1 FROM accounts WHERE account = 'acme' FOR UPDATE")
 	c.clock.pass(10 * time.Minute)
 	if _, err := hasty.ReservationStep(t.Context()); !errors.Is(err, fault.ErrUnavailable) {

@@ -6,10 +6,10 @@ import "tallystick/internal/web"
 func (m *Meter) Routes() []web.Route {
 	return []web.Route{
 		{Method: "PUT", Pattern: "/v1/accounts/{account}", Scope: ScopeAdmin, Handler: m.handlePutAccount},
-		{Method: "GET", Pattern: "/v1/accounts/{account}", Scope: ScopeRead, Handler: m.handleGetAccount},
+		{Method: "GET", Pattern: "/v1/accounts/{account}", Scope: ScopeRead, Own: true, Handler: m.handleGetAccount},
 		{Method: "GET", Pattern: "/v1/accounts", Scope: ScopeRead, Handler: m.handleListAccounts},
-		{Method: "GET", Pattern: "/v1/accounts/{account}/transfers", Scope: ScopeRead, Handler: m.handleTransfers},
-		{Method: "GET", Pattern: "/v1/accounts/{account}/usage", Scope: ScopeRead, Handler: m.handleUsageTotals},
+		{Method: "GET", Pattern: "/v1/accounts/{account}/transfers", Scope: ScopeRead, Own: true, Handler: m.handleTransfers},
+		{Method: "GET", Pattern: "/v1/accounts/{account}/usage", Scope: ScopeRead, Own: true, Handler: m.handleUsageTotals},
 		{Method: "POST", Pattern: "/v1/accounts/{account}/grants", Scope: ScopeAdmin, Handler: m.handleGrant},
 		{Method: "POST", Pattern: "/v1/accounts/{account}/adjustments", Scope: ScopeAdmin, Handler: m.handleAdjustment},
 		{Method: "PUT", Pattern: "/v1/meters/{meter}", Scope: ScopeAdmin, Handler: m.handlePutMeter},
@@ -21,8 +21,8 @@ func (m *Meter) Routes() []web.Route {
 		{Method: "GET", Pattern: "/v1/usage/{id}", Scope: ScopeRead, Handler: m.handleGetUsage},
 		{Method: "POST", Pattern: "/v1/usage/{id}/void", Scope: ScopeAdmin, Handler: m.handleVoid},
 		{Method: "POST", Pattern: "/v1/reservations", Scope: ScopeUsage, Handler: m.handleReserve},
-		{Method: "GET", Pattern: "/v1/reservations", Scope: ScopeRead, Handler: m.handleListReservations},
-		{Method: "GET", Pattern: "/v1/reservations/{id}", Scope: ScopeRead, Handler: m.handleGetReservation},
+		{Method: "GET", Pattern: "/v1/reservations", Scope: ScopeRead, Own: true, Handler: m.handleListReservations},
+		{Method: "GET", Pattern: "/v1/reservations/{id}", Scope: ScopeRead, Own: true, Handler: m.handleGetReservation},
 		{Method: "POST", Pattern: "/v1/reservations/{id}/capture", Scope: ScopeUsage, Handler: m.handleCapture},
 		{Method: "POST", Pattern: "/v1/reservations/{id}/release", Scope: ScopeUsage, Handler: m.handleRelease},
 		{Method: "POST", Pattern: "/v1/reservations/{id}/extend", Scope: ScopeUsage, Handler: m.handleExtend},
@@ -30,5 +30,11 @@ func (m *Meter) Routes() []web.Route {
 		{Method: "GET", Pattern: "/v1/keys", Scope: ScopeAdmin, Handler: m.handleListKeys},
 		{Method: "POST", Pattern: "/v1/keys", Scope: ScopeAdmin, Handler: m.handleCreateKey},
 		{Method: "DELETE", Pattern: "/v1/keys/{id}", Scope: ScopeAdmin, Handler: m.handleRevokeKey},
+		{Method: "POST", Pattern: "/v1/keys/{id}/rotate", Scope: ScopeAdmin, Handler: m.handleRotateKey},
+		{Method: "PUT", Pattern: "/v1/keys/{id}/rate_limit", Scope: ScopeAdmin, Handler: m.handlePutLimit},
+		{Method: "DELETE", Pattern: "/v1/keys/{id}/rate_limit", Scope: ScopeAdmin, Handler: m.handleLiftLimit},
+		{Method: "GET", Pattern: "/v1/accounts/{account}/tokens", Scope: ScopeAdmin, Handler: m.handleListTokens},
+		{Method: "POST", Pattern: "/v1/accounts/{account}/tokens", Scope: ScopeAdmin, Handler: m.handleCreateToken},
+		{Method: "DELETE", Pattern: "/v1/accounts/{account}/tokens/{id}", Scope: ScopeAdmin, Handler: m.handleRevokeToken},
 	}
 }

@@ -81,30 +81,40 @@ func opened(t *testing.T, credits int) *till {
 	return c
 }
 
-// beside is a second process over the same database.
-func (c *till) beside() *till { return c.through(c.dsn) }
+// beside is a second process over the same database, which may be configured otherwise.
+func (c *till) beside(change ...func(*meter.Config)) *till { return c.through(c.dsn, change...) }
 
 // through is a second process that reaches the same database by another address.
-func (c *till) through(dsn string) *till {
+func (c *till) through(dsn string, change ...func(*meter.Config)) *till {
 	c.t.Helper()
 	other := &till{t: c.t, dsn: c.dsn, own: c.own, key: c.key, clock: c.clock}
-	other.serve(pgtest.Open(c.t, dsn, patient))
+	other.serve(pgtest.Open(c.t, dsn, patient), change...)
 	return other
 }
 
-func (c *till) serve(db *pg.DB) { c.serveFrom(db, patient, meter.LanesDefault()) }
+func (c *till) serve(db *pg.DB, change ...func(*meter.Config)) {
+	c.serveFrom(db, patient, change...)
+}
 
-// serveFrom bounds the waits of the lanes, and says how many there are.
-func (c *till) serveFrom(db *pg.DB, bounds pg.Options, lanes int) {
+// serveFrom bounds the waits of the lanes.
+func (c *till) serveFrom(db *pg.DB, bounds pg.Options, change ...func(*meter.Config)) {
 	c.t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	bounds.Keyed = true
 	keyed := pgtest.Open(c.t, db.DSN(), bounds)
-	c.Meter = meter.New(meter.Config{DB: db, Keyed: keyed, Lanes: lanes, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})})
+	config := meter.Config{DB: db, Keyed: keyed, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})}
+	for _, f := range change {
+		f(&config)
+	}
+	c.Meter = meter.New(config)
 	server, mux := web.NewServer(logger, prometheus.NewRegistry()), http.NewServeMux()
 	for _, r := range c.Routes() {
 		pattern := r.Method + " " + r.Pattern
-		mux.Handle(pattern, server.Handle(pattern, c.Authorize(r.Scope, r.Handler)))
+		guard := c.Authorize
+		if r.Own {
+			guard = c.AuthorizeOwn
+		}
+		mux.Handle(pattern, server.Handle(pattern, guard(r.Scope, r.Handler)))
 	}
 	h := httptest.NewServer(mux)
 	c.url = h.URL

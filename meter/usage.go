@@ -191,6 +191,9 @@ func (m *Meter) handleUsageBatch(w http.ResponseWriter, r *http.Request) error {
 	if len(q.Usage) == 0 || len(q.Usage) > batchUsagesMax {
 		return errEmptyBatch
 	}
+	if err := m.spend(r.Context(), len(q.Usage)); err != nil {
+		return err
+	}
 	outcomes := make([]result, len(q.Usage))
 	var valid []usage
 	var at []int

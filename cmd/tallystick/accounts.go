@@ -24,6 +24,7 @@ func accountLine(a api.Account) []string {
 func (p *program) accountsCommand() *cobra.Command {
 	c := &cobra.Command{Use: "accounts", Short: "Make, change and show accounts", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(p.accountsListCommand(), p.accountsShowCommand(), p.accountsPutCommand())
+	c.AddCommand(p.accountsTokenCommand(), p.accountsTokensCommand(), p.accountsRevokeTokenCommand())
 	return c
 }
 

@@ -119,7 +119,10 @@ func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) 
 	a.Outbox = outbox.New(outbox.Config{
 		DB: a.DB, Now: now, Usage: usageSender{client}, Mail: sender, Logger: logger, Bucket: c.UsageBucket, Settle: c.UsageSettle, Rate: c.StripeRate,
 	})
-	a.Meter = meter.New(meter.Config{DB: a.DB, Keyed: a.keyed, Now: now, Stager: a.Outbox, Logger: logger})
+	a.Meter = meter.New(meter.Config{
+		DB: a.DB, Keyed: a.keyed, Now: now, Stager: a.Outbox, Logger: logger,
+		Failures: c.AuthFailures, Proxies: c.Proxies(), Registry: a.registry,
+	})
 	secrets := make([]string, len(c.StripeWebhookSecrets))
 	for i, s := range c.StripeWebhookSecrets {
 		secrets[i] = s.Reveal()

@@ -142,10 +142,7 @@ func TestEveryRouteAnswersAsTheDocumentSays(t *testing.T) {
 	}
 	metering(send)
 	reservations(send)
-	made := send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"]}`)
-	send(200, "GET", "/v1/keys", "")
-	send(200, "DELETE", "/v1/keys/"+between(string(made.Body), `"id":"`, `"`), "")
-	send(404, "DELETE", "/v1/keys/nobody", "")
+	keys(send, c)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.yaml", "/docs/"} {
 		c.call(200, "", "GET", path, "", nil)
 	}
@@ -255,6 +252,39 @@ func reservations(send func(status int, method, path, body string) apptest.Respo
 	send(200, "GET", "/v1/reservations?account=acme&state=captured&limit=1", "")
 	send(200, "GET", "/v1/reservations?state=open", "")
 	send(400, "GET", "/v1/reservations?state=gone", "")
+}
+
+// keys drives keys and the tokens of accounts.
+func keys(send func(status int, method, path, body string) apptest.Response, c *checker) {
+	made := send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"], "rate_limit": {"per_second": 1, "burst": 1}}`)
+	id, secret := between(string(made.Body), `"id":"`, `"`), between(string(made.Body), `"secret":"`, `"`)
+	c.call(200, secret, "GET", "/v1/meters", "", nil)
+	c.call(429, secret, "GET", "/v1/meters", "", nil)
+	send(200, "PUT", "/v1/keys/"+id+"/rate_limit", `{"per_second": 10, "burst": 100}`)
+	send(422, "PUT", "/v1/keys/"+id+"/rate_limit", `{"per_second": 0, "burst": 0}`)
+	send(200, "DELETE", "/v1/keys/"+id+"/rate_limit", "")
+	send(404, "DELETE", "/v1/keys/nobody/rate_limit", "")
+	c.call(403, secret, "GET", "/v1/keys", "", nil)
+	send(200, "GET", "/v1/keys", "")
+	send(200, "POST", "/v1/keys/"+id+"/rotate", `{"overlap_seconds": 60}`)
+	send(409, "POST", "/v1/keys/"+id+"/rotate", "")
+	send(422, "POST", "/v1/keys/"+id+"/rotate", `{"overlap_seconds": -1}`)
+	send(200, "DELETE", "/v1/keys/"+id, "")
+	send(404, "DELETE", "/v1/keys/nobody", "")
+	c.call(401, secret, "GET", "/v1/keys", "", nil)
+	made = send(201, "POST", "/v1/accounts/acme/tokens", `{"name": "page", "ttl_seconds": 3600}`)
+	id, secret = between(string(made.Body), `"id":"`, `"`), between(string(made.Body), `"secret":"`, `"`)
+	send(422, "POST", "/v1/accounts/acme/tokens", `{"ttl_seconds": 86401}`)
+	send(404, "POST", "/v1/accounts/nobody/tokens", `{"ttl_seconds": 60}`)
+	for _, path := range []string{"/v1/accounts/acme", "/v1/accounts/acme/transfers", "/v1/accounts/acme/usage", "/v1/reservations", "/v1/reservations/resv-0001"} {
+		c.call(200, secret, "GET", path, "", nil)
+	}
+	c.call(404, secret, "GET", "/v1/accounts/other", "", nil)
+	c.call(403, secret, "GET", "/v1/accounts", "", nil)
+	send(200, "GET", "/v1/accounts/acme/tokens?limit=1", "")
+	send(200, "DELETE", "/v1/accounts/acme/tokens/"+id, "")
+	send(404, "DELETE", "/v1/accounts/acme/tokens/nothing", "")
+	c.call(401, secret, "GET", "/v1/accounts/acme", "", nil)
 }
 
 // stripeRoutes drives the inbox, deliveries, runs and findings.

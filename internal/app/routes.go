@@ -36,12 +36,21 @@ var (
 func (a *App) routes(s *web.Server) http.Handler {
 	mux := http.NewServeMux()
 	methods := map[string][]string{}
+	pages := a.crossOrigin()
 	for _, route := range a.Table() {
 		h := route.Handler
-		if route.Scope != "" {
+		switch {
+		case route.Own:
+			h = a.Meter.AuthorizeOwn(route.Scope, h)
+		case route.Scope != "":
 			h = a.Meter.Authorize(route.Scope, h)
 		}
-		mux.Handle(route.Method+" "+route.Pattern, s.Handle(route.Method+" "+route.Pattern, h))
+		handler := s.Handle(route.Method+" "+route.Pattern, h)
+		if route.Own && pages != nil {
+			handler = pages.Handler(handler)
+			mux.Handle("OPTIONS "+route.Pattern, pages.Handler(s.Handle("OPTIONS "+route.Pattern, handleOptions)))
+		}
+		mux.Handle(route.Method+" "+route.Pattern, handler)
 		methods[route.Pattern] = append(methods[route.Pattern], route.Method)
 	}
 	// What no route takes is looked up without its method: there, patterns cannot
@@ -59,6 +68,12 @@ func (a *App) routes(s *web.Server) http.Handler {
 	others.Handle("/", s.Handle("404", func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
 	mux.Handle("/", others)
 	return mux
+}
+
+// handleOptions answers what is no question of a browser's about a page's origin.
+func handleOptions(w http.ResponseWriter, _ *http.Request) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // plain makes a Handler of an http.Handler.

@@ -16,8 +16,11 @@ func Now() time.Time { return time.Now().UTC().Round(0).Truncate(time.Microsecon
 // time even where Now is virtual: a latency is a fact about the machine.
 func Since(start Instant) time.Duration { return time.Since(start.t) }
 
-// Instant is a monotonic point in time, only good for Since.
+// Instant is a monotonic point in time, only good for Since and Before.
 type Instant struct{ t time.Time }
+
+// Before tells whether i came before j. The zero Instant came before all others.
+func (i Instant) Before(j Instant) bool { return i.t.Before(j.t) }
 
 // Tick is the present monotonic instant.
 func Tick() Instant { return Instant{t: time.Now()} }

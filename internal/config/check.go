@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -40,6 +41,19 @@ func (c Config) check() []string {
 		}
 	}
 	m.checkRange("TALLYSTICK_DATABASE_CONNECTIONS", c.DatabaseMax, 4, 500)
+	m.checkRange("TALLYSTICK_AUTH_FAILURES", c.AuthFailures, 1, 1_000_000)
+	for _, proxy := range c.TrustedProxies {
+		if _, err := network(proxy); err != nil {
+			m.addf("TALLYSTICK_TRUSTED_PROXIES must hold addresses or networks such as 127.0.0.1 or 10.0.0.0/8")
+			break
+		}
+	}
+	for _, origin := range c.AllowedOrigins {
+		if u, err := url.Parse(origin); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.Scheme+"://"+u.Host != origin || strings.Contains(origin, "*") {
+			m.addf("TALLYSTICK_ALLOWED_ORIGINS must hold origins such as https://app.example.com, without a path and without *")
+			break
+		}
+	}
 	m.checkRange("TALLYSTICK_STRIPE_RATE", c.StripeRate, 1, 900)
 	if c.CreditsPerUnit < 0 || c.CreditsPerUnit > 1_000_000 {
 		m.addf("TALLYSTICK_CREDITS_PER_MAJOR_UNIT must be between 0 and 1000000")
@@ -85,6 +99,27 @@ func (c Config) Serve() []string {
 	}
 	m.checkDatabase(c.DatabaseURL.Reveal())
 	return m
+}
+
+// Proxies are the networks of TrustedProxies.
+func (c Config) Proxies() []netip.Prefix {
+	var all []netip.Prefix
+	for _, proxy := range c.TrustedProxies {
+		if p, err := network(proxy); err == nil { // others are mistakes, which no start survives
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// network reads an address, which is a network of one, or a network.
+func network(text string) (netip.Prefix, error) {
+	text = strings.TrimSpace(text)
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap().WithZone("").Prefix(a.Unmap().BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	return p.Masked(), err
 }
 
 type mistakes []string

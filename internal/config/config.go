@@ -53,10 +53,13 @@ type Config struct {
 	StripeAPIBase        string   `env:"STRIPE_API_BASE" envDefault:"https://api.stripe.com" doc:"where Stripe's API is; another address is refused with a live key"`
 	StripeWebhookSecrets []Secret `env:"STRIPE_WEBHOOK_SECRET" doc:"signing secrets of the webhook endpoint, comma-separated while one is being rolled"`
 
-	Listen         string `env:"TALLYSTICK_LISTEN" envDefault:"127.0.0.1:8321" doc:"address of the HTTP server; loopback unless you say otherwise"`
-	PublicURL      string `env:"TALLYSTICK_PUBLIC_URL" doc:"address under which people reach this server, for links in mails; default http://<listen>"`
-	DatabaseMax    int    `env:"TALLYSTICK_DATABASE_CONNECTIONS" envDefault:"16" doc:"most connections to Postgres, 4 to 500"`
-	CreditsPerUnit int64  `env:"TALLYSTICK_CREDITS_PER_MAJOR_UNIT" doc:"whole credits bought per major unit of money (one dollar, one yen) when neither price, product, session nor payment says metadata.credits; 0: such payments are parked"`
+	Listen         string   `env:"TALLYSTICK_LISTEN" envDefault:"127.0.0.1:8321" doc:"address of the HTTP server; loopback unless you say otherwise"`
+	PublicURL      string   `env:"TALLYSTICK_PUBLIC_URL" doc:"address under which people reach this server, for links in mails; default http://<listen>"`
+	DatabaseMax    int      `env:"TALLYSTICK_DATABASE_CONNECTIONS" envDefault:"16" doc:"most connections to Postgres, 4 to 500"`
+	AuthFailures   int      `env:"TALLYSTICK_AUTH_FAILURES" envDefault:"120" doc:"most failed authentications per client address and minute, 1 to 1000000; beyond it they are answered 429"`
+	TrustedProxies []string `env:"TALLYSTICK_TRUSTED_PROXIES" doc:"addresses or networks of your proxies, comma-separated, such as 127.0.0.1 or 10.0.0.0/8: whose X-Forwarded-For says what the client's address is; default nobody's"`
+	AllowedOrigins []string `env:"TALLYSTICK_ALLOWED_ORIGINS" doc:"origins of pages, comma-separated, such as https://app.example.com, whose scripts may read an account with its token; default none"`
+	CreditsPerUnit int64    `env:"TALLYSTICK_CREDITS_PER_MAJOR_UNIT" doc:"whole credits bought per major unit of money (one dollar, one yen) when neither price, product, session nor payment says metadata.credits; 0: such payments are parked"`
 
 	UsageBucket time.Duration `env:"TALLYSTICK_USAGE_BUCKET" envDefault:"1m" doc:"usage is summed per account, meter and this span before it goes to Stripe; a divisor of 1h, at least 1m"`
 	UsageSettle time.Duration `env:"TALLYSTICK_USAGE_SETTLE" envDefault:"10s" doc:"how long after its end a bucket stays open for usage under way"`

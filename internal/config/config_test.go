@@ -26,6 +26,9 @@ func TestLoadReportsEveryMistakeAtOnce(t *testing.T) {
 		"TALLYSTICK_USAGE_SETTLE=soon",
 		"TALLYSTICK_RECONCILE_SCHEDULE=0 0 30 2 *",
 		"TALLYSTICK_STRIPE_RATE=0",
+		"TALLYSTICK_AUTH_FAILURES=0",
+		"TALLYSTICK_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/33",
+		"TALLYSTICK_ALLOWED_ORIGINS=https://app.example.com,https://*.example.com",
 		"TALLYSTICK_REPAIR=maybe",
 		"TALLYSTICK_MAIL_TO=nobody",
 		"TALLYSTICK_LOG_LEVEL=loud",
@@ -36,7 +39,8 @@ func TestLoadReportsEveryMistakeAtOnce(t *testing.T) {
 		"DATABASE_URL must be", "STRIPE_API_KEY must begin", "STRIPE_API_BASE must be", "STRIPE_WEBHOOK_SECRET must hold",
 		"TALLYSTICK_LISTEN must be", "TALLYSTICK_LISTN in the environment is no setting; did you mean TALLYSTICK_LISTEN?",
 		"TALLYSTICK_USAGE_BUCKET must", "TALLYSTICK_USAGE_SETTLE is no duration", "TALLYSTICK_RECONCILE_SCHEDULE names a date that never comes",
-		"TALLYSTICK_STRIPE_RATE must be between", "TALLYSTICK_REPAIR must be", "TALLYSTICK_MAIL_TO must hold", "TALLYSTICK_LOG_LEVEL is no log level",
+		"TALLYSTICK_STRIPE_RATE must be between", "TALLYSTICK_AUTH_FAILURES must be between",
+		"TALLYSTICK_TRUSTED_PROXIES must hold", "TALLYSTICK_ALLOWED_ORIGINS must hold", "TALLYSTICK_REPAIR must be", "TALLYSTICK_MAIL_TO must hold", "TALLYSTICK_LOG_LEVEL is no log level",
 		"TALLYSTICK_SMTP_URL is missing", "TALLYSTICK_MAIL_FROM is missing",
 	} {
 		if !strings.Contains(text, want) {
@@ -135,6 +139,32 @@ func TestReferenceDocumentsEverySetting(t *testing.T) {
 	for _, s := range config.Reference() {
 		if s.Name == "" || s.Doc == "" {
 			t.Errorf("setting %+v lacks a name or a text", s)
+		}
+	}
+}
+
+func TestProxiesAreAddressesOrNetworks(t *testing.T) {
+	t.Parallel()
+	c, mistakes := config.Load(config.Sources{Environ: []string{"TALLYSTICK_TRUSTED_PROXIES=127.0.0.1, ::ffff:10.1.2.3,10.9.9.9/8,2001:db8::/32,::1"}})
+	if got, want := fmt.Sprint(c.Proxies()), "[127.0.0.1/32 10.1.2.3/32 10.0.0.0/8 2001:db8::/32 ::1/128]"; got != want || len(mistakes) > 0 {
+		t.Errorf("the proxies are %s, want %s; mistakes %q", got, want, mistakes)
+	}
+	for _, wrong := range []string{"localhost", "10.0.0.0/33", "10.0.0.0:80", "*", "127.0.0.1,,x"} {
+		if _, mistakes := config.Load(config.Sources{Environ: []string{"TALLYSTICK_TRUSTED_PROXIES=" + wrong}}); len(mistakes) != 1 {
+			t.Errorf("%s: mistakes %q, want one", wrong, mistakes)
+		}
+	}
+}
+
+func TestOriginsAreExact(t *testing.T) {
+	t.Parallel()
+	for origin, mistaken := range map[string]bool{
+		"https://app.example.com": false, "http://localhost:3000": false, "https://a.example,https://b.example:8443": false,
+		"*": true, "https://*.example.com": true, "https://app.example.com/": true, "https://app.example.com/x": true, "app.example.com": true,
+		"null": true, "ftp://app.example.com": true, "https://user@app.example.com": true, "https://": true,
+	} {
+		if _, mistakes := config.Load(config.Sources{Environ: []string{"TALLYSTICK_ALLOWED_ORIGINS=" + origin}}); (len(mistakes) > 0) != mistaken {
+			t.Errorf("%s: mistakes %q, want some: %t", origin, mistakes, mistaken)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type Route struct {
 	Method  string
 	Pattern string // of http.ServeMux, without the method
 	Scope   string // what the caller's key must carry; "" for none
+	Own     bool   // an account's token may call it, too, about its own account
 	Handler Handler
 }
 
@@ -219,7 +220,7 @@ func WriteProblem(w http.ResponseWriter, requestID string, err error) {
 	status, members := Problem(requestID, err)
 	var f *fault.Error
 	if errors.As(err, &f) && f.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(f.RetryAfter/time.Second))))
+		w.Header().Set("Retry-After", strconv.Itoa(int((f.RetryAfter+time.Second-1)/time.Second)))
 	}
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tallystick"`)

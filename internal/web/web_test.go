@@ -173,7 +173,7 @@ func TestEveryKindOfFaultHasItsStatusAndForm(t *testing.T) {
 
 func TestRetryAfterIsInWholeSecondsAndNeverZero(t *testing.T) {
 	t.Parallel()
-	for wait, want := range map[time.Duration]string{0: "", time.Millisecond: "1", time.Second: "1", 90 * time.Second: "90"} {
+	for wait, want := range map[time.Duration]string{0: "", time.Millisecond: "1", time.Second: "1", time.Second + 1: "2", 90 * time.Second: "90"} {
 		s := serve(t, func(http.ResponseWriter, *http.Request) error {
 			return &fault.Error{Kind: fault.KindRateLimited, Code: "slow", RetryAfter: wait}
 		})
