@@ -16,6 +16,7 @@ func (m *Meter) Routes() []web.Route {
 		{Method: "GET", Pattern: "/v1/meters", Scope: ScopeRead, Handler: m.handleListMeters},
 		{Method: "POST", Pattern: "/v1/usage", Scope: ScopeUsage, Handler: m.handleUsage},
 		{Method: "POST", Pattern: "/v1/usage/batch", Scope: ScopeUsage, Handler: m.handleUsageBatch},
+		{Method: "POST", Pattern: "/v1/events", Scope: ScopeUsage, Handler: m.handleEvents},
 		{Method: "POST", Pattern: "/v1/reservations", Scope: ScopeUsage, Handler: m.handleReserve},
 		{Method: "GET", Pattern: "/v1/reservations", Scope: ScopeRead, Handler: m.handleListReservations},
 		{Method: "GET", Pattern: "/v1/reservations/{id}", Scope: ScopeRead, Handler: m.handleGetReservation},

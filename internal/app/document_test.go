@@ -142,6 +142,7 @@ func TestEveryRouteAnswersAsTheDocumentSays(t *testing.T) {
 	}
 	metering(send)
 	reservations(send)
+	events(c)
 	made := send(201, "POST", "/v1/keys", `{"name": "x", "scopes": ["read"]}`)
 	send(200, "GET", "/v1/keys", "")
 	send(200, "DELETE", "/v1/keys/"+between(string(made.Body), `"id":"`, `"`), "")
@@ -239,6 +240,31 @@ func reservations(send func(status int, method, path, body string) apptest.Respo
 	send(200, "GET", "/v1/reservations?account=acme&state=captured&limit=1", "")
 	send(200, "GET", "/v1/reservations?state=open", "")
 	send(400, "GET", "/v1/reservations?state=gone", "")
+}
+
+// events drives CloudEvents in all modes.
+func events(c *checker) {
+	c.t.Helper()
+	post := func(status int, media, body string, attributes http.Header) {
+		c.t.Helper()
+		header := http.Header{"Content-Type": {media}}
+		maps.Copy(header, attributes)
+		c.call(status, c.a.Info.APIKey, "POST", "/v1/events", body, header)
+	}
+	const one, many = "application/cloudevents+json", "application/cloudevents-batch+json"
+	event := `{"specversion": "1.0", "id": "1", "source": "/llm", "type": "llm.tokens", "subject": "acme", "data": {"quantity": 4, "dimensions": {"model": "s"}}}`
+	post(201, one, event, nil)
+	post(201, one, event, nil)
+	post(200, many, "["+event+`, {}, 7]`, nil)
+	attributes := http.Header{"Ce-Specversion": {"1.0"}, "Ce-Id": {"1"}, "Ce-Source": {"/llm"}, "Ce-Type": {"llm.tokens"}, "Ce-Subject": {"acme"}}
+	post(201, "application/json", `{"quantity": 4, "dimensions": {"model": "s"}}`, attributes)
+	post(422, "application/json", `{"quantity": 4}`, attributes)
+	post(422, one, `{}`, nil)
+	post(402, one, strings.ReplaceAll(strings.ReplaceAll(event, `"1"`, `"2"`), "4", "5000"), nil)
+	post(404, one, strings.ReplaceAll(event, "acme", "nobody"), nil)
+	post(400, many, `{}`, nil)
+	post(415, "text/plain", `x`, nil)
+	c.call(401, "tsk_x", "POST", "/v1/events", event, http.Header{"Content-Type": {one}})
 }
 
 // stripeRoutes drives the inbox, deliveries, runs and findings.
