@@ -240,7 +240,7 @@ func TestG05BinaryEventsAreRefusedWithAllTheirMistakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = response.Body.Close()
-	if n := c.count("SELECT count(*) FROM usage"); n != 0 || response.StatusCode != 422 {
+	if n := c.count("SELECT count(*) FROM usage"); n != 0 || response.StatusCode != http.StatusUnprocessableEntity {
 		t.Errorf("a key given twice was answered %d; %d usages were recorded", response.StatusCode, n)
 	}
 }
