@@ -347,6 +347,30 @@ func TestAFileIsGoneOnWithOnlyIfItIsTheSame(t *testing.T) {
 	untouched(t, path)
 }
 
+// TestACrashBeforeTheNoteRejectsNoLineTwice puts an older note back, as a crash
+// leaves it: behind what it says stand rejected lines.
+func TestACrashBeforeTheNoteRejectsNoLineTwice(t *testing.T) {
+	t.Parallel()
+	b := newBook(t)
+	path := write(t, "usage.ndjson", strings.Repeat("garbage\n", 100)+lines(0, 100))
+	o := options(b, path)
+	o.Batch, o.Parallel, o.Rejects = 10, 1, filepath.Join(t.TempDir(), "rejects")
+	stopped(t, o)
+	older, err := os.ReadFile(path + ".tallystick-import")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped(t, o)
+	if err := os.WriteFile(path+".tallystick-import", older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := len(rejected(t, o.Rejects))
+	s, err := importer.Run(t.Context(), o)
+	if got := rejected(t, o.Rejects); err != nil || before < 20 || len(got) != 100 || s.Rejected != 100 || s.Recorded+s.Replayed != 100 {
+		t.Errorf("%d lines were rejected before and %d in the end: %+v, %v", before, len(got), s, err)
+	}
+}
+
 func zipped(t *testing.T, content string) []byte {
 	t.Helper()
 	var b bytes.Buffer
