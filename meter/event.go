@@ -166,6 +166,13 @@ func pointerTo(base, name string) string {
 	return base + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
+// copied is an event whose problems and mistakes are its own.
+func (e *event) copied() *event {
+	c := *e
+	c.problems, c.mistaken = e.problems.Copy(), maps.Clone(e.mistaken)
+	return &c
+}
+
 // usage makes a usage request of an event whose meter's quantity is in f. What is
 // wrong with the event is added to its problems; the rest is for validation, in
 // these places.

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -77,14 +78,11 @@ func (m *Meter) handleEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	usages, refusals, err := m.usagesOf(r.Context(), []*event{e})
+	results, err := m.submitEvents(r.Context(), []*event{e})
 	if err != nil {
 		return err
 	}
-	if refusals[0] != nil {
-		return refusals[0]
-	}
-	return m.answerUsage(w, r, usages[0])
+	return answerUsage(w, results[0])
 }
 
 // handleEventBatch answers item by item: one that is no event, or holds a member
@@ -101,44 +99,77 @@ func (m *Meter) handleEventBatch(w http.ResponseWriter, r *http.Request) error {
 	if len(items) > batchUsagesMax {
 		return errManyEvents
 	}
-	events, malformed := make([]*event, len(items)), make([]error, len(items))
+	outcomes := make([]result, len(items))
+	var events []*event
+	var at []int
 	for i, item := range items {
-		events[i], malformed[i] = structuredEvent(item)
+		e, err := structuredEvent(item)
+		if outcomes[i].err = err; err == nil {
+			events, at = append(events, e), append(at, i)
+		}
 	}
-	usages, refusals, err := m.usagesOf(r.Context(), events)
+	results, err := m.submitEvents(r.Context(), events)
 	if err != nil {
 		return err
 	}
-	for i, err := range malformed {
-		if err != nil {
-			refusals[i] = err
-		}
+	for i, result := range results {
+		outcomes[at[i]] = result
 	}
-	return m.answerUsages(w, r, usages, refusals)
+	return answerUsages(w, outcomes)
 }
 
-// usagesOf makes usages of events, or refusals in their places. An event that is
-// nil is passed over.
-func (m *Meter) usagesOf(ctx context.Context, events []*event) ([]usage, []error, error) {
-	fields, err := m.readFields(ctx, events)
-	if err != nil {
-		return nil, nil, err
+// fieldTries bounds how often an event is read anew because its meter has been
+// changed meanwhile.
+const fieldTries = 3
+
+// submitEvents records events. How a meter's events are read is taken from memory
+// and held against the meter by the transaction that charges them, before the
+// guard is looked at: when it has changed, they are read again. So are those that
+// would be refused.
+func (m *Meter) submitEvents(ctx context.Context, events []*event) ([]result, error) {
+	results := make([]result, len(events))
+	todo := make([]int, len(events))
+	for i := range todo {
+		todo[i] = i
 	}
-	usages, refusals := make([]usage, len(events)), make([]error, len(events))
-	by := actor(ctx)
-	for i, e := range events {
-		if e == nil {
-			continue
+	for try := range fieldTries {
+		some := make([]*event, len(todo))
+		for k, i := range todo {
+			some[k] = events[i]
 		}
+		fields, err := m.readFields(ctx, some, try == 0)
+		if err != nil {
+			return nil, err
+		}
+		usages, refusals := m.usagesOf(some, fields, actor(ctx))
+		var again []int
+		for k, result := range m.submitValid(ctx, usages, refusals) {
+			if results[todo[k]] = result; result.stale || (refusals[k] != nil && try == 0) {
+				again = append(again, todo[k])
+			}
+		}
+		if todo = again; len(todo) == 0 {
+			break
+		}
+	}
+	return results, nil
+}
+
+// usagesOf makes usages of events, or refusals in their places.
+func (m *Meter) usagesOf(events []*event, fields map[string]*field, by string) ([]usage, []error) {
+	usages, refusals := make([]usage, len(events)), make([]error, len(events))
+	for i, e := range events {
 		f := fields[e.attributes["type"]]
 		if f == nil {
 			f = &field{Value: valueFieldDefault, unknown: true}
 		}
+		e := e.copied() // it may be read again
 		q, in := e.usage(f)
 		usages[i] = m.validateIdentified(q, by, &e.problems, in)
+		usages[i].field = f
 		refusals[i] = e.problems.Err(fault.ErrUnprocessed)
 	}
-	return usages, refusals, nil
+	return usages, refusals
 }
 
 // field says where the events of a meter hold their quantity.
@@ -146,7 +177,46 @@ type field struct {
 	Meter   string `db:"meter"`
 	Value   string `db:"value_field"`
 	Counts  bool   `db:"counts"` // the quantity does not matter and may be left out
-	unknown bool   // there is no such meter
+	unknown bool   // there was no such meter
+}
+
+// stale tells whether a meter reads its events otherwise by now. No field, of
+// usage that is no event, is never stale.
+func (f *field) stale(d *definition) bool {
+	switch {
+	case f == nil:
+		return false
+	case d == nil:
+		return !f.unknown
+	}
+	return f.unknown || d.ValueField != f.Value || (d.Aggregation == "count") != f.Counts
+}
+
+// fieldsMax bounds how many fields are kept in memory; beyond it all are read anew.
+const fieldsMax = 10_000
+
+// fieldCache keeps the fields of meters. They may be out of date: whoever uses one
+// has it checked.
+type fieldCache struct {
+	mu    sync.RWMutex
+	known map[string]*field
+}
+
+func (c *fieldCache) get(meter string) *field {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.known[meter]
+}
+
+func (c *fieldCache) keep(fields []*field) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known)+len(fields) > fieldsMax {
+		clear(c.known)
+	}
+	for _, f := range fields {
+		c.known[f.Meter] = f
+	}
 }
 
 // sqlReadFields relies on meters_pkey.
@@ -155,19 +225,23 @@ const sqlReadFields = `
 	FROM meters m
 	WHERE m.meter = ANY ($1::text[])`
 
-// readFields reads the fields of the meters that events are for. What is in force
-// now reads the event, as it is with rates: when a meter's field has been changed
-// meanwhile, an event that is sent again has another quantity and is refused for
-// that, not charged once more.
-func (m *Meter) readFields(ctx context.Context, events []*event) (map[string]*field, error) {
+// readFields gives the fields of the meters that events are for, from memory where
+// they may be, else from the database. What is in force when it is charged reads
+// an event, as it is with rates: when a meter's field has been changed meanwhile,
+// an event that is sent again has another quantity and is refused for that, not
+// charged once more.
+func (m *Meter) readFields(ctx context.Context, events []*event, memory bool) (map[string]*field, error) {
 	names := pq.StringArray{}
 	fields := map[string]*field{}
 	for _, e := range events {
-		if e == nil {
+		name := e.attributes["type"]
+		if _, seen := fields[name]; seen || !meterForm.MatchString(name) {
 			continue
 		}
-		if name := e.attributes["type"]; meterForm.MatchString(name) && fields[name] == nil {
-			fields[name] = &field{Value: valueFieldDefault, unknown: true}
+		if fields[name] = nil; memory {
+			fields[name] = m.fields.get(name)
+		}
+		if fields[name] == nil {
 			names = append(names, name)
 		}
 	}
@@ -182,6 +256,7 @@ func (m *Meter) readFields(ctx context.Context, events []*event) (map[string]*fi
 	if err != nil {
 		return nil, fmt.Errorf("read where events hold their quantity: %w", err)
 	}
+	m.fields.keep(rows)
 	for _, f := range rows {
 		fields[f.Meter] = f
 	}

@@ -66,6 +66,30 @@ func readEvent(m *Meter, e *event) (api.UsageRequest, error) {
 	return q, e.problems.Err(fault.ErrUnprocessed)
 }
 
+func TestAFieldIsStaleWhenItsMeterReadsOtherwise(t *testing.T) {
+	t.Parallel()
+	sum, counts := &definition{ValueField: "tokens", Aggregation: "sum"}, &definition{ValueField: "tokens", Aggregation: "count"}
+	for i, tc := range []struct {
+		f     *field
+		d     *definition
+		stale bool
+	}{
+		{nil, sum, false},
+		{nil, nil, false},
+		{&field{Value: "tokens"}, sum, false},
+		{&field{Value: "quantity"}, sum, true},
+		{&field{Value: "tokens"}, counts, true},
+		{&field{Value: "tokens", Counts: true}, counts, false},
+		{&field{Value: "tokens", Counts: true}, sum, true},
+		{&field{Value: "tokens", unknown: true}, nil, false},
+		{&field{Value: "tokens", unknown: true}, sum, true},
+	} {
+		if got := tc.f.stale(tc.d); got != tc.stale {
+			t.Errorf("case %d: stale is %t, want %t", i, got, tc.stale)
+		}
+	}
+}
+
 // asHeaders writes an event in binary mode as the HTTP binding says.
 func asHeaders(attributes map[string]string) http.Header {
 	header := http.Header{}

@@ -427,3 +427,43 @@ func TestEventsNeedTheScopeUsage(t *testing.T) {
 		}
 	}
 }
+
+// TestAProcessThatKnowsAnOldFieldReadsByTheNewOne changes a meter through one
+// process and sends events through another, which has it in memory.
+func TestAProcessThatKnowsAnOldFieldReadsByTheNewOne(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 1000)
+	other := c.beside()
+	event := func(id string) string {
+		return eventOf(id, "type", `"m"`, "data", `{"quantity": 1, "tokens": 10}`)
+	}
+	if a := other.event(event("0")); a.status != 404 {
+		t.Errorf("an event of no meter was answered %d: %s", a.status, a.body)
+	}
+	c.want(201, http.MethodPut, "/v1/meters/m", `{"credits_per_unit": 1}`)
+	c.want(201, http.MethodPut, "/v1/meters/n", `{"credits_per_unit": 1}`)
+	other.want(201, http.MethodPost, "/v1/events", event("1"), "Content-Type", structured) // 1
+	c.want(200, http.MethodPut, "/v1/meters/m", `{"credits_per_unit": 1, "value_field": "tokens"}`)
+	first := c.want(201, http.MethodPost, "/v1/events", event("2"), "Content-Type", structured) // 10
+	if a := other.event(event("2")); !a.replayed || a.body != first.body {
+		t.Errorf("the event that another process has recorded was answered %d: %s", a.status, a.body)
+	}
+	other.want(201, http.MethodPost, "/v1/events", event("3"), "Content-Type", structured) // 10
+	c.want(200, http.MethodPut, "/v1/meters/m", `{"credits_per_unit": 1, "aggregation": "count"}`)
+	var b api.UsageBatch
+	batch := "[" + strings.Join([]string{event("4"), eventOf("5", "type", `"m"`, "data", ""), eventOf("6", "type", `"n"`), event("3")}, ",") + "]" // 1, 1, 2
+	read(t, other.want(200, http.MethodPost, "/v1/events", batch, "Content-Type", batched), &b)
+	for i, want := range []string{"recorded", "recorded", "recorded", "refused"} {
+		if b.Results[i].Result != want {
+			t.Errorf("event %d of the batch became %s, want %s: %s", i, b.Results[i].Result, want, b.Results[i].Problem)
+		}
+	}
+	c.want(200, http.MethodPut, "/v1/meters/m", `{"credits_per_unit": 1}`)
+	if a := other.event(eventOf("7", "type", `"m"`, "data", "")); a.status != 422 || !slices.Equal(pointers(t, a), []string{"/data/quantity"}) {
+		t.Errorf("an event without a quantity, of a meter that counts no more, was answered %d: %s", a.status, a.body)
+	}
+	if got := c.available(); got != "975" {
+		t.Errorf("acme holds %s, want 975", got)
+	}
+	c.verified()
+}

@@ -35,6 +35,7 @@ type result struct {
 	record   record
 	replayed bool
 	err      error
+	stale    bool // an event was read by a meter's definition that is none any more
 }
 
 // lane commits usage in groups. It waits for nothing: a lone usage is a group of

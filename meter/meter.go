@@ -40,6 +40,7 @@ type Meter struct {
 	stager Stager
 	logger *slog.Logger
 	keys   keyCache
+	fields fieldCache
 
 	lanes   []*lane
 	closing sync.RWMutex // written while closed is closed; read while a usage is put into its lane
@@ -55,6 +56,7 @@ func New(c Config) *Meter {
 	}
 	m := &Meter{db: c.DB, keyed: c.Keyed, now: c.Now, stager: c.Stager, logger: c.Logger, closed: make(chan struct{})}
 	m.keys.entries = map[string]keyEntry{}
+	m.fields.known = map[string]*field{}
 	lanes := c.Lanes
 	if lanes == 0 {
 		lanes = LanesDefault

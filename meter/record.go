@@ -26,7 +26,8 @@ type usage struct {
 	dimensions  map[string]string
 	fingerprint []byte
 	actor       string
-	untimely    error // refuses it, unless it is known
+	untimely    error  // refuses it, unless it is known
+	field       *field // of an event: how its quantity was read
 }
 
 type usageKey struct {
@@ -85,6 +86,10 @@ func (m *Meter) record(ctx context.Context, tx *sqlx.Tx, usages []usage) ([]resu
 	var accepted []*record
 	for i, u := range usages {
 		r := &results[i]
+		if u.field.stale(meters[u.meter]) {
+			r.err, r.stale = fault.ErrUnavailable, true
+			continue
+		}
 		if stands := known[usageKey{u.ref, u.id}]; stands != nil {
 			r.record, r.replayed = *stands, true
 			if !bytes.Equal(stands.Fingerprint, u.fingerprint) {

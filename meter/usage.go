@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -180,12 +181,11 @@ func (m *Meter) handleUsage(w http.ResponseWriter, r *http.Request) error {
 	if err := p.Err(fault.ErrUnprocessed); err != nil {
 		return err
 	}
-	return m.answerUsage(w, r, u)
+	return answerUsage(w, m.submit(r.Context(), []usage{u})[0])
 }
 
-// answerUsage records one usage and answers with it.
-func (m *Meter) answerUsage(w http.ResponseWriter, r *http.Request, u usage) error {
-	result := m.submit(r.Context(), []usage{u})[0]
+// answerUsage answers with what became of one usage.
+func answerUsage(w http.ResponseWriter, result result) error {
 	if result.err != nil {
 		return result.err
 	}
@@ -213,12 +213,12 @@ func (m *Meter) handleUsageBatch(w http.ResponseWriter, r *http.Request) error {
 		usages[i] = m.validate(item, actor(r.Context()), &p)
 		refusals[i] = p.Err(fault.ErrUnprocessed)
 	}
-	return m.answerUsages(w, r, usages, refusals)
+	return answerUsages(w, m.submitValid(r.Context(), usages, refusals))
 }
 
-// answerUsages records those usages that are not refused already and answers with
-// what became of each.
-func (m *Meter) answerUsages(w http.ResponseWriter, r *http.Request, usages []usage, refusals []error) error {
+// submitValid submits those usages that are not refused already and gives what
+// became of all.
+func (m *Meter) submitValid(ctx context.Context, usages []usage, refusals []error) []result {
 	outcomes := make([]result, len(usages))
 	var valid []usage
 	var at []int
@@ -227,9 +227,14 @@ func (m *Meter) answerUsages(w http.ResponseWriter, r *http.Request, usages []us
 			valid, at = append(valid, u), append(at, i)
 		}
 	}
-	for i, result := range m.submit(r.Context(), valid) {
+	for i, result := range m.submit(ctx, valid) {
 		outcomes[at[i]] = result
 	}
+	return outcomes
+}
+
+// answerUsages answers with what became of each usage.
+func answerUsages(w http.ResponseWriter, outcomes []result) error {
 	answer := api.UsageBatch{Results: make([]api.UsageResult, len(outcomes))}
 	for i := range outcomes {
 		var err error
