@@ -55,7 +55,7 @@ func (c *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-var errChanged = "%s is not the file that the import began with, or has been changed since; " +
+const errChanged = "%s is not the file that the import began with, or has been changed since; " +
 	"to import what it holds now use --restart: what is recorded already is not charged again"
 
 // openSource opens the file and reads up to from.
