@@ -165,6 +165,7 @@ type StripeBinding struct {
 type MeterRequest struct {
 	Unit           string         `json:"unit,omitempty"`
 	Aggregation    string         `json:"aggregation,omitempty"`
+	ValueField     string         `json:"value_field,omitempty"`
 	CreditsPerUnit Decimal        `json:"credits_per_unit"`
 	Rates          []Rate         `json:"rates,omitempty"`
 	Stripe         *StripeBinding `json:"stripe,omitempty"`
@@ -175,6 +176,7 @@ type Meter struct {
 	Meter          string         `json:"meter"`
 	Unit           string         `json:"unit"`
 	Aggregation    string         `json:"aggregation"`
+	ValueField     string         `json:"value_field"` // member of a CloudEvent's data that holds the quantity
 	CreditsPerUnit Decimal        `json:"credits_per_unit"`
 	Rates          []Rate         `json:"rates"`
 	RateVersion    int            `json:"rate_version"`

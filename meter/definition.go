@@ -26,6 +26,7 @@ type definition struct {
 	Meter          string        `db:"meter"`
 	Unit           string        `db:"unit"`
 	Aggregation    string        `db:"aggregation"`
+	ValueField     string        `db:"value_field"`
 	EventName      *string       `db:"stripe_event_name"`
 	Revision       int           `db:"revision"` // rises with every change
 	RateVersion    int           `db:"rate_version"`
@@ -77,7 +78,7 @@ func (d *definition) decode() error {
 
 func (d *definition) wire() api.Meter {
 	m := api.Meter{
-		Meter: d.Meter, Unit: d.Unit, Aggregation: d.Aggregation, CreditsPerUnit: api.Decimal(d.CreditsPerUnit.String()),
+		Meter: d.Meter, Unit: d.Unit, Aggregation: d.Aggregation, ValueField: d.ValueField, CreditsPerUnit: api.Decimal(d.CreditsPerUnit.String()),
 		Rates: []api.Rate{}, RateVersion: d.RateVersion, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
 	}
 	for _, r := range d.rates {
@@ -91,7 +92,7 @@ func (d *definition) wire() api.Meter {
 
 // sqlReadDefinitions relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitions = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter = ANY ($1::text[])`
@@ -114,7 +115,7 @@ func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*d
 
 // sqlReadDefinitionAt relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitionAt = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter
 	WHERE m.meter = $1 AND r.version = $2`

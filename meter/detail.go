@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -17,9 +18,9 @@ import (
 	"tallystick/ledger"
 )
 
-// readRecord gives one usage, or errNoUsage. What has not the form of an id is none.
+// readRecord gives one usage, or errNoUsage. Those of CloudEvents have the longest ids.
 func readRecord(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, id string) (*record, error) {
-	if !idForm.MatchString(strings.TrimPrefix(id, usagePrefix)) {
+	if len(id) > eventIDMax || !utf8.ValidString(id) || strings.ContainsRune(id, 0) {
 		return nil, errNoUsage
 	}
 	known, err := readRecords(ctx, tx, []usageKey{{ref, id}})

@@ -38,6 +38,7 @@ type result struct {
 	record   record
 	replayed bool
 	err      error
+	stale    bool // an event was read by a meter's definition that is none any more
 }
 
 // lane commits work in groups. It waits for nothing: lone work is a group of

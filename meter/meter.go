@@ -57,6 +57,7 @@ type Meter struct {
 	failures *failures
 	owners   *lru.Cache[string, *xrate.Limiter] // of accounts' tokens, by account
 	refusals *prometheus.CounterVec
+	fields   fieldCache
 
 	catalog catalog
 
@@ -77,6 +78,7 @@ func New(c Config) *Meter {
 	m.failures = newFailures(c.Failures, c.Proxies, c.Now)
 	m.owners, _ = lru.New[string, *xrate.Limiter](ownersMax) // fails for sizes below one only
 	m.refusals = newRefusals(c.Registry)
+	m.fields.known = map[string]*field{}
 	lanes := c.Lanes
 	if lanes == 0 {
 		lanes = LanesDefault()

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,13 @@ const (
 	ratesMax = 200
 )
 
+// Members of the data of a CloudEvent: what holds the quantity unless the meter
+// says otherwise, and what holds the dimensions.
+const (
+	valueFieldDefault = "quantity"
+	dimensionsField   = "dimensions"
+)
+
 var errMeterForm = &fault.Error{Kind: fault.KindUnprocessed, Code: "invalid_value", Public: "the meter's name in the path " + meterRule}
 
 // validateMeter makes a definition of a request.
@@ -29,7 +37,7 @@ func validateMeter(name string, q api.MeterRequest) (*definition, error) {
 		return nil, errMeterForm
 	}
 	var p fault.Problems
-	d := &definition{Meter: name, Unit: q.Unit, Aggregation: q.Aggregation, rates: []rate{}}
+	d := &definition{Meter: name, Unit: q.Unit, Aggregation: q.Aggregation, ValueField: cmp.Or(q.ValueField, valueFieldDefault), rates: []rate{}}
 	if len(q.Unit) > unitMax {
 		p.Addf("/unit", "must have at most %d bytes", unitMax)
 	}
@@ -39,6 +47,9 @@ func validateMeter(name string, q api.MeterRequest) (*definition, error) {
 	case "sum", "count", "max", "last":
 	default:
 		p.Addf("/aggregation", "must be sum, count, max or last")
+	}
+	if len(d.ValueField) > nameBytesMax || d.ValueField == dimensionsField {
+		p.Addf("/value_field", "must have at most %d bytes, and not be %s", nameBytesMax, dimensionsField)
 	}
 	d.CreditsPerUnit = amount(&p, "/credits_per_unit", q.CreditsPerUnit)
 	if q.CreditsPerUnit == "" {
@@ -102,10 +113,10 @@ func validateBinding(p *fault.Problems, d *definition, b *api.StripeBinding) {
 // sqlPutMeter relies on meters_pkey. The version is raised by the caller, under
 // the row's lock.
 const sqlPutMeter = `
-	INSERT INTO meters AS m (meter, unit, aggregation, stripe_event_name, stripe_bound_at, rate_version, created_at, updated_at)
-	VALUES ($1, $2, $3, $4, CASE WHEN $4::text IS NOT NULL THEN $6::timestamptz END, $5, $6, $6)
+	INSERT INTO meters AS m (meter, unit, aggregation, value_field, stripe_event_name, stripe_bound_at, rate_version, created_at, updated_at)
+	VALUES ($1, $2, $3, $7, $4, CASE WHEN $4::text IS NOT NULL THEN $6::timestamptz END, $5, $6, $6)
 	ON CONFLICT (meter) DO UPDATE
-	SET unit = excluded.unit, aggregation = excluded.aggregation, stripe_event_name = excluded.stripe_event_name,
+	SET unit = excluded.unit, aggregation = excluded.aggregation, value_field = excluded.value_field, stripe_event_name = excluded.stripe_event_name,
 		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
 		rate_version = excluded.rate_version, revision = m.revision + 1, updated_at = excluded.updated_at`
 
@@ -147,7 +158,7 @@ func (d *definition) put(ctx context.Context, tx *sqlx.Tx, now time.Time) (creat
 			d.RateVersion++
 		}
 	}
-	if _, err := tx.ExecContext(ctx, sqlPutMeter, d.Meter, d.Unit, d.Aggregation, d.EventName, d.RateVersion, now); err != nil {
+	if _, err := tx.ExecContext(ctx, sqlPutMeter, d.Meter, d.Unit, d.Aggregation, d.EventName, d.RateVersion, now, d.ValueField); err != nil {
 		return false, fmt.Errorf("put meter %s: %w", d.Meter, err)
 	}
 	if !changed {
@@ -187,7 +198,7 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 
 // sqlListMeters pages over meters_pkey.
 const sqlListMeters = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter > $1

@@ -26,7 +26,8 @@ type usage struct {
 	dimensions  map[string]string
 	fingerprint []byte
 	actor       string
-	untimely    error // refuses it, unless it is known
+	untimely    error  // refuses it, unless it is known
+	field       *field // of an event: how its quantity was read
 }
 
 // record is usage as it stands in the database: everything that its first answer
@@ -73,6 +74,10 @@ func (c *charge) needs(n *needs) {
 func (c *charge) decide(_ context.Context, g *group) error {
 	u, r := &c.usage, &c.result
 	*r = result{}
+	if u.field.stale(g.meters[u.meter]) {
+		r.err, r.stale = fault.ErrUnavailable, true
+		return nil
+	}
 	key := usageKey{u.ref, u.id}
 	if stands := g.known[key]; stands != nil {
 		r.record, r.replayed = *stands, true

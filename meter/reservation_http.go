@@ -87,7 +87,7 @@ func (m *Meter) validateCapture(q api.CaptureRequest) (c capture, err error) {
 	var p fault.Problems
 	c = capture{measure: parseMeasure(&p, q.Quantity, q.Credits), dimensions: q.Dimensions}
 	checkTexts(&p, "/dimensions", q.Dimensions, dimensionsMax, dimensionValueMax)
-	c.occurredAt, c.untimely = m.occurred(q.OccurredAt, &p, "")
+	c.occurredAt, c.untimely = m.occurred(q.OccurredAt, &p, inUsage.occurredAt)
 	c.fingerprint = captureFingerprint(c.measure, q.OccurredAt, q.Dimensions)
 	return c, p.Err(fault.ErrUnprocessed)
 }

@@ -20,6 +20,7 @@ func (m *Meter) Routes() []web.Route {
 		{Method: "POST", Pattern: "/v1/usage/batch", Scope: ScopeUsage, Handler: m.handleUsageBatch},
 		{Method: "GET", Pattern: "/v1/usage/{id}", Scope: ScopeRead, Handler: m.handleGetUsage},
 		{Method: "POST", Pattern: "/v1/usage/{id}/void", Scope: ScopeAdmin, Handler: m.handleVoid},
+		{Method: "POST", Pattern: "/v1/events", Scope: ScopeUsage, Handler: m.handleEvents},
 		{Method: "POST", Pattern: "/v1/reservations", Scope: ScopeUsage, Handler: m.handleReserve},
 		{Method: "GET", Pattern: "/v1/reservations", Scope: ScopeRead, Own: true, Handler: m.handleListReservations},
 		{Method: "GET", Pattern: "/v1/reservations/{id}", Scope: ScopeRead, Own: true, Handler: m.handleGetReservation},

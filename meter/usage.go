@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -31,26 +32,37 @@ const (
 
 var errEmptyBatch = &fault.Error{Kind: fault.KindUnprocessed, Code: "invalid_value", Public: fmt.Sprintf("usage must list 1 to %d items", batchUsagesMax)}
 
-// validate makes a usage of a request. All its mistakes are noted under pointer.
-func (m *Meter) validate(q api.UsageRequest, by string, p *fault.Problems, pointer string) usage {
-	u := usage{ref: ledger.RefOf(q.Account), id: q.ID, meter: q.Meter, dimensions: q.Dimensions, actor: by}
+// places says where a request holds what makes a usage, as pointers.
+type places struct{ account, meter, quantity, occurredAt, dimensions string }
+
+// inUsage are the places of api.UsageRequest.
+var inUsage = places{account: "/account", meter: "/meter", quantity: "/quantity", occurredAt: "/occurred_at", dimensions: "/dimensions"}
+
+// validate makes a usage of a request and notes all its mistakes.
+func (m *Meter) validate(q api.UsageRequest, by string, p *fault.Problems) usage {
 	if !idForm.MatchString(q.ID) {
-		p.Addf(pointer+"/id", idRule)
+		p.Addf("/id", idRule)
 	}
+	return m.validateIdentified(q, by, p, inUsage)
+}
+
+// validateIdentified is validate for a request whose id is in order.
+func (m *Meter) validateIdentified(q api.UsageRequest, by string, p *fault.Problems, in places) usage {
+	u := usage{ref: ledger.RefOf(q.Account), id: q.ID, meter: q.Meter, dimensions: q.Dimensions, actor: by}
 	if !accountForm.MatchString(q.Account) {
-		p.Addf(pointer+"/account", accountRule)
+		p.Addf(in.account, accountRule)
 	}
 	if !meterForm.MatchString(q.Meter) {
-		p.Addf(pointer+"/meter", meterRule)
+		p.Addf(in.meter, meterRule)
 	}
 	var err error
 	if u.quantity, err = credit.ParseQuantity(string(q.Quantity)); err != nil {
-		p.Addf(pointer+"/quantity", "%v", err)
+		p.Addf(in.quantity, "%v", err)
 	} else if u.quantity <= 0 {
-		p.Addf(pointer+"/quantity", "must be more than zero")
+		p.Addf(in.quantity, "must be more than zero")
 	}
-	checkTexts(p, pointer+"/dimensions", q.Dimensions, dimensionsMax, dimensionValueMax)
-	u.occurredAt, u.untimely = m.occurred(q.OccurredAt, p, pointer)
+	checkTexts(p, in.dimensions, q.Dimensions, dimensionsMax, dimensionValueMax)
+	u.occurredAt, u.untimely = m.occurred(q.OccurredAt, p, in.occurredAt)
 	if u.dimensions == nil {
 		u.dimensions = map[string]string{}
 	}
@@ -58,8 +70,8 @@ func (m *Meter) validate(q api.UsageRequest, by string, p *fault.Problems, point
 	return u
 }
 
-// occurred gives the time of a usage, and the refusal of one that is too old or
-// too far ahead. The time runs out while usage is sent again: where it is the
+// occurred gives the time of a usage that stands at pointer, and the refusal of one
+// that is too old or too far ahead. The time runs out while usage is sent again: where it is the
 // only mistake, whether the id is known decides.
 func (m *Meter) occurred(at *time.Time, p *fault.Problems, pointer string) (time.Time, error) {
 	now := m.now()
@@ -69,10 +81,10 @@ func (m *Meter) occurred(at *time.Time, p *fault.Problems, pointer string) (time
 	var untimely fault.Problems
 	t := at.UTC().Truncate(time.Microsecond)
 	if t.Before(now.Add(-ageMax)) {
-		untimely.Addf(pointer+"/occurred_at", "must be at most 35 days ago")
+		untimely.Addf(pointer, "must be at most 35 days ago")
 	}
 	if t.After(now.Add(aheadMax)) {
-		untimely.Addf(pointer+"/occurred_at", "must be at most 5 minutes ahead")
+		untimely.Addf(pointer, "must be at most 5 minutes ahead")
 	}
 	return t, p.Postpone(&untimely, fault.ErrUnprocessed)
 }
@@ -165,11 +177,15 @@ func (m *Meter) handleUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	var p fault.Problems
 	q.ID = idempotencyKey(r, q.ID, &p)
-	u := m.validate(q, actor(r.Context()), &p, "")
+	u := m.validate(q, actor(r.Context()), &p)
 	if err := p.Err(fault.ErrUnprocessed); err != nil {
 		return err
 	}
-	result := m.submit(r.Context(), []usage{u})[0]
+	return answerUsage(w, m.submit(r.Context(), []usage{u})[0])
+}
+
+// answerUsage answers with what became of one usage.
+func answerUsage(w http.ResponseWriter, result result) error {
 	if result.err != nil {
 		return result.err
 	}
@@ -194,19 +210,34 @@ func (m *Meter) handleUsageBatch(w http.ResponseWriter, r *http.Request) error {
 	if err := m.spend(r.Context(), len(q.Usage)); err != nil {
 		return err
 	}
-	outcomes := make([]result, len(q.Usage))
-	var valid []usage
-	var at []int
+	usages, refusals := make([]usage, len(q.Usage)), make([]error, len(q.Usage))
 	for i, item := range q.Usage {
 		var p fault.Problems
-		u := m.validate(item, actor(r.Context()), &p, "")
-		if outcomes[i].err = p.Err(fault.ErrUnprocessed); outcomes[i].err == nil {
+		usages[i] = m.validate(item, actor(r.Context()), &p)
+		refusals[i] = p.Err(fault.ErrUnprocessed)
+	}
+	return answerUsages(w, m.submitValid(r.Context(), usages, refusals))
+}
+
+// submitValid submits those usages that are not refused already and gives what
+// became of all.
+func (m *Meter) submitValid(ctx context.Context, usages []usage, refusals []error) []result {
+	outcomes := make([]result, len(usages))
+	var valid []usage
+	var at []int
+	for i, u := range usages {
+		if outcomes[i].err = refusals[i]; refusals[i] == nil {
 			valid, at = append(valid, u), append(at, i)
 		}
 	}
-	for i, result := range m.submit(r.Context(), valid) {
+	for i, result := range m.submit(ctx, valid) {
 		outcomes[at[i]] = result
 	}
+	return outcomes
+}
+
+// answerUsages answers with what became of each usage.
+func answerUsages(w http.ResponseWriter, outcomes []result) error {
 	answer := api.UsageBatch{Results: make([]api.UsageResult, len(outcomes))}
 	for i := range outcomes {
 		var err error

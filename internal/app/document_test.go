@@ -143,6 +143,7 @@ func TestEveryRouteAnswersAsTheDocumentSays(t *testing.T) {
 	metering(send)
 	reservations(send)
 	keys(send, c)
+	events(c)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.yaml", "/docs/"} {
 		c.call(200, "", "GET", path, "", nil)
 	}
@@ -285,6 +286,31 @@ func keys(send func(status int, method, path, body string) apptest.Response, c *
 	send(200, "DELETE", "/v1/accounts/acme/tokens/"+id, "")
 	send(404, "DELETE", "/v1/accounts/acme/tokens/nothing", "")
 	c.call(401, secret, "GET", "/v1/accounts/acme", "", nil)
+}
+
+// events drives CloudEvents in all modes.
+func events(c *checker) {
+	c.t.Helper()
+	post := func(status int, media, body string, attributes http.Header) {
+		c.t.Helper()
+		header := http.Header{"Content-Type": {media}}
+		maps.Copy(header, attributes)
+		c.call(status, c.a.Info.APIKey, "POST", "/v1/events", body, header)
+	}
+	const one, many = "application/cloudevents+json", "application/cloudevents-batch+json"
+	event := `{"specversion": "1.0", "id": "1", "source": "/llm", "type": "llm.tokens", "subject": "acme", "data": {"quantity": 4, "dimensions": {"model": "s"}}}`
+	post(201, one, event, nil)
+	post(201, one, event, nil)
+	post(200, many, "["+event+`, {}, 7]`, nil)
+	attributes := http.Header{"Ce-Specversion": {"1.0"}, "Ce-Id": {"1"}, "Ce-Source": {"/llm"}, "Ce-Type": {"llm.tokens"}, "Ce-Subject": {"acme"}}
+	post(201, "application/json", `{"quantity": 4, "dimensions": {"model": "s"}}`, attributes)
+	post(422, "application/json", `{"quantity": 4}`, attributes)
+	post(422, one, `{}`, nil)
+	post(402, one, strings.ReplaceAll(strings.ReplaceAll(event, `"1"`, `"2"`), "4", "5000"), nil)
+	post(404, one, strings.ReplaceAll(event, "acme", "nobody"), nil)
+	post(400, many, `{}`, nil)
+	post(415, "text/plain", `x`, nil)
+	c.call(401, "tsk_x", "POST", "/v1/events", event, http.Header{"Content-Type": {one}})
 }
 
 // stripeRoutes drives the inbox, deliveries, runs and findings.

@@ -36,6 +36,17 @@ func TestPostgresAwayIsSaidPlainlyAndNothingIsAcknowledged(t *testing.T) {
 			t.Errorf("%s %s without Postgres was answered %d %v: %s", call.method, call.path, r.Status, r.Header, r.Body)
 		}
 	}
+	event := `{"specversion": "1.0", "id": "1", "source": "/shop", "type": "call", "subject": "acme", "data": {"quantity": 3}}`
+	for media, body := range map[string]string{"application/cloudevents+json": event, "application/cloudevents-batch+json": "[" + event + "]"} {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.Info.URL+"/v1/events", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header = http.Header{"Authorization": {"Bearer " + a.Info.APIKey}, "Content-Type": {media}}
+		if r := a.Do(q); r.Status != http.StatusServiceUnavailable || r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" {
+			t.Errorf("%s without Postgres was answered %d %v: %s", media, r.Status, r.Header, r.Body)
+		}
+	}
 	a.Want(http.StatusOK, http.MethodGet, "/healthz", nil, nil)
 	delivered := a.Sim.State().Webhooks.Delivered
 	a.Buy(a.Price)

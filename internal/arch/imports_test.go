@@ -42,6 +42,7 @@ var permitted = map[string][]string{
 	"internal/config":    {"internal/fault", "internal/credit"},
 	"internal/credit":    {"internal/fault"},
 	"internal/loop":      {"internal/fault"},
+	"internal/importer":  {"api", "internal/clock", "internal/fault", "internal/web"},
 
 	"internal/arch":     nil,
 	"internal/clock":    nil,

@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -123,6 +124,9 @@ type Problems struct{ fields []Field }
 func (p *Problems) Addf(pointer, format string, args ...any) {
 	p.fields = append(p.fields, Field{Pointer: pointer, Message: fmt.Sprintf(format, args...)})
 }
+
+// Copy is the same mistakes, to which others can be added.
+func (p *Problems) Copy() Problems { return Problems{fields: slices.Clone(p.fields)} }
 
 // Err is nil without mistakes, else a copy of base that lists them all.
 func (p *Problems) Err(base *Error) error {

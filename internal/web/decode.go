@@ -60,7 +60,22 @@ func DecodeBytes(body []byte, dst any) error {
 	if holdsNUL(body) {
 		return invalid("", "must not hold the character U+0000")
 	}
-	err := json.Unmarshal(body, dst, json.RejectUnknownMembers(true))
+	return refusal(json.Unmarshal(body, dst, json.RejectUnknownMembers(true)))
+}
+
+// DecodeItems gives the items of a JSON array for DecodeBytes, one by one: what is
+// well-formed as JSON but refused for other reasons spoils its own item only.
+func DecodeItems(body []byte) ([]jsontext.Value, error) {
+	var items []jsontext.Value
+	err := refusal(json.Unmarshal(body, &items, jsontext.AllowDuplicateNames(true)))
+	if err == nil && items == nil {
+		err = invalid("", "must be an array, not null")
+	}
+	return items, err
+}
+
+// refusal makes an error for the caller of what the JSON library says.
+func refusal(err error) error {
 	if err == nil {
 		return nil
 	}

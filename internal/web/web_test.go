@@ -324,3 +324,33 @@ func TestEachRequestIsMeasuredByRouteAndStatus(t *testing.T) {
 		t.Errorf("measured was %s", text)
 	}
 }
+
+// FuzzCursor holds lists against what callers make up: a cursor is a position or a
+// mistake in the query, and what Paged gives is read back as it was.
+func FuzzCursor(f *testing.F) {
+	for _, seed := range []string{"", "ImEi", "bnVsbA", "e30", "WyJhIiwxXQ", "IlwidTAwMDAi", "IlwiMDAwMCI", "%", "ImEi=", "Im\n Ei", "InVzZXJcdTAwMDAi"} {
+		f.Add(seed, "50")
+	}
+	f.Add("", "501")
+	f.Add("", "-1")
+	f.Add("ImEi", "9223372036854775808")
+	f.Fuzz(func(t *testing.T, cursor, limit string) {
+		r := httptest.NewRequest(http.MethodGet, "/?"+url.Values{"cursor": {cursor}, "limit": {limit}}.Encode(), nil)
+		after := ""
+		n, err := web.Page(r, &after)
+		if err != nil {
+			if !errors.Is(err, fault.ErrInvalid) {
+				t.Errorf("%q, %q: %v", cursor, limit, err)
+			}
+			return
+		}
+		if n < 1 || n > 500 || strings.Contains(after, "\x00") {
+			t.Errorf("%q, %q were taken as %q, %d", cursor, limit, after, n)
+		}
+		list := web.Paged([]string{after, after}, 1, func(s string) any { return s })
+		again := ""
+		if _, err := web.Page(httptest.NewRequest(http.MethodGet, "/?cursor="+*list.NextCursor, nil), &again); err != nil || again != after {
+			t.Errorf("%q was read as %q, which is given as %q and read as %q, %v", cursor, after, *list.NextCursor, again, err)
+		}
+	})
+}
