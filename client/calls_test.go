@@ -82,6 +82,30 @@ func TestEveryMethod(t *testing.T) {
 	if !again.Replayed || again.Balance != recorded.Balance {
 		t.Errorf("the same id gives %+v", again)
 	}
+	reservations(t, s, c)
+	balance, err := c.Balance(ctx, "user@example.com")
+	must("Balance", err)
+	if balance.Available != "42.5" { // 49.5 - 3 - 4
+		t.Errorf("Balance gives %+v", balance)
+	}
+	totals, err := c.Totals(ctx, "user@example.com", "extra", time.Time{}, time.Time{}, "meter")
+	must("Totals", err)
+	if len(totals.Data) != 1 || totals.Data[0].Quantity != "3.5" {
+		t.Errorf("Totals gives %+v", totals)
+	}
+	lists(t, c)
+}
+
+// reservations drives what is done with reservations; it uses 4 credits.
+func reservations(t *testing.T, s *shop, c *client.Client) {
+	t.Helper()
+	ctx := t.Context()
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	reserve := func(id string) {
 		t.Helper()
 		quantity := client.Int(10)
@@ -115,17 +139,6 @@ func TestEveryMethod(t *testing.T) {
 	if one.State != "captured" || *one.Usage != captured.ID {
 		t.Errorf("GetReservation gives %+v", one)
 	}
-	balance, err := c.Balance(ctx, "user@example.com")
-	must("Balance", err)
-	if balance.Available != "42.5" { // 49.5 - 3 - 4
-		t.Errorf("Balance gives %+v", balance)
-	}
-	totals, err := c.Totals(ctx, "user@example.com", "extra", time.Time{}, time.Time{}, "meter")
-	must("Totals", err)
-	if len(totals.Data) != 1 || totals.Data[0].Quantity != "3.5" {
-		t.Errorf("Totals gives %+v", totals)
-	}
-	lists(t, c)
 }
 
 // lists drives the lists.

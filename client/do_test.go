@@ -39,6 +39,7 @@ func saysNothing(err error) func(context.Context) (client.Actual, error) {
 // TestDoEndsEachCallAsItEnded plays every way in which work can end.
 func TestDoEndsEachCallAsItEnded(t *testing.T) {
 	t.Parallel()
+	shared := open(t)
 	refused := errors.New("the model refused")
 	dial := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
 	for name, tc := range map[string]struct {
@@ -71,8 +72,10 @@ func TestDoEndsEachCallAsItEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := open(t)
-			out, err := s.client().Do(t.Context(), forty("call-0001"), tc.work)
+			s := shared.other(t)
+			r := forty("call-0001")
+			r.Account = s.account
+			out, err := s.client().Do(t.Context(), r, tc.work)
 			if out.State != tc.state || out.ID != "call-0001" {
 				t.Errorf("ended as %+v, want %s", out, tc.state)
 			}
@@ -321,6 +324,7 @@ func TestUsageOfOtherMetersIsRecordedToo(t *testing.T) {
 
 func TestStreamIsChargedAsItEnded(t *testing.T) {
 	t.Parallel()
+	shared := open(t)
 	broken := errors.New("the model broke")
 	for name, tc := range map[string]struct {
 		play      func(s *client.Stream) (client.Outcome, error)
@@ -337,18 +341,23 @@ func TestStreamIsChargedAsItEnded(t *testing.T) {
 			s.Used(client.Actual{Quantity: "5"})
 			return s.End(io.ErrUnexpectedEOF)
 		}, "captured", "95"},
-		"cut": {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return s.End(io.ErrUnexpectedEOF) }, "in_doubt", "60"},
-		"broke after something":    {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return s.End(broken) }, "in_doubt", "60"},
-		"broke before anything":    {func(s *client.Stream) (client.Outcome, error) { return s.End(broken) }, "released", "100"},
-		"nothing came":             {func(s *client.Stream) (client.Outcome, error) { return s.End(nil) }, "released", "100"},
-		"closed":                   {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return client.Outcome{}, s.Close() }, "in_doubt", "60"},
-		"closed before anything":   {func(s *client.Stream) (client.Outcome, error) { return client.Outcome{}, s.Close() }, "in_doubt", "60"},
-		"closed after it was said": {func(s *client.Stream) (client.Outcome, error) { s.Used(client.Actual{Quantity: "5"}); return client.Outcome{}, s.Close() }, "captured", "95"},
+		"cut":                    {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return s.End(io.ErrUnexpectedEOF) }, "in_doubt", "60"},
+		"broke after something":  {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return s.End(broken) }, "in_doubt", "60"},
+		"broke before anything":  {func(s *client.Stream) (client.Outcome, error) { return s.End(broken) }, "released", "100"},
+		"nothing came":           {func(s *client.Stream) (client.Outcome, error) { return s.End(nil) }, "released", "100"},
+		"closed":                 {func(s *client.Stream) (client.Outcome, error) { s.Count(3); return client.Outcome{}, s.Close() }, "in_doubt", "60"},
+		"closed before anything": {func(s *client.Stream) (client.Outcome, error) { return client.Outcome{}, s.Close() }, "in_doubt", "60"},
+		"closed after it was said": {func(s *client.Stream) (client.Outcome, error) {
+			s.Used(client.Actual{Quantity: "5"})
+			return client.Outcome{}, s.Close()
+		}, "captured", "95"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := open(t)
-			stream, err := s.client().Stream(t.Context(), forty("call-0001"))
+			s := shared.other(t)
+			r := forty("call-0001")
+			r.Account = s.account
+			stream, err := s.client().Stream(t.Context(), r)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,20 +33,36 @@ func TestMain(m *testing.M) {
 // meters out at one credit, in at half a credit and cached at a tenth.
 type shop struct {
 	*apptest.App
-	t    *testing.T
-	gate *gate
+	t       *testing.T
+	gate    *gate
+	account string
 }
 
 func open(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{App: apptest.Start(t, apptest.Options{}), t: t}
+	s := &shop{App: apptest.Start(t, apptest.Options{}), t: t, account: "acme"}
 	s.gate = newGate(t, s.Info.URL)
-	s.Want(201, http.MethodPut, "/v1/accounts/acme", `{}`, nil)
-	s.Want(201, http.MethodPost, "/v1/accounts/acme/grants", `{"id": "opening-grant", "credits": 100}`, nil)
+	s.opened()
 	for meter, rate := range map[string]string{"out": "1", "in": "0.5", "cached": "0.1"} {
 		s.Want(201, http.MethodPut, "/v1/meters/"+meter, `{"credits_per_unit": "`+rate+`"}`, nil)
 	}
 	return s
+}
+
+func (s *shop) opened() {
+	s.t.Helper()
+	s.Want(201, http.MethodPut, "/v1/accounts/"+s.account, `{}`, nil)
+	s.Want(201, http.MethodPost, "/v1/accounts/"+s.account+"/grants", `{"id": "opening-grant", "credits": 100}`, nil)
+}
+
+var accounts atomic.Int64
+
+// other is the same program with another account in acme's place, for a part of a test.
+func (s *shop) other(t *testing.T) *shop {
+	t.Helper()
+	o := &shop{App: s.App, t: t, gate: s.gate, account: fmt.Sprintf("acme-%d", accounts.Add(1))}
+	o.opened()
+	return o
 }
 
 // client makes a client that reaches the program through the gate.
@@ -67,9 +84,9 @@ func (s *shop) client(options ...client.Option) *client.Client {
 func (s *shop) holds(available, held string) {
 	s.t.Helper()
 	var a api.Account
-	s.Want(200, http.MethodGet, "/v1/accounts/acme", nil, &a)
+	s.Want(200, http.MethodGet, "/v1/accounts/"+s.account, nil, &a)
 	if string(a.Balance.Available) != available || string(a.Balance.Held) != held {
-		s.t.Errorf("acme has %s and %s held, want %s and %s", a.Balance.Available, a.Balance.Held, available, held)
+		s.t.Errorf("%s has %s and %s held, want %s and %s", s.account, a.Balance.Available, a.Balance.Held, available, held)
 	}
 }
 
@@ -77,7 +94,7 @@ func (s *shop) holds(available, held string) {
 func (s *shop) state(id, want string) api.Reservation {
 	s.t.Helper()
 	var r api.Reservation
-	s.Want(200, http.MethodGet, "/v1/reservations/"+url.PathEscape(id)+"?account=acme", nil, &r)
+	s.Want(200, http.MethodGet, "/v1/reservations/"+url.PathEscape(id)+"?account="+s.account, nil, &r)
 	if r.State != want {
 		s.t.Errorf("reservation %s is %s, want %s", id, r.State, want)
 	}
@@ -93,7 +110,7 @@ func (s *shop) charges() map[string]int {
 			Data []api.Transfer
 			Next *string `json:"next_cursor"`
 		}
-		s.Want(200, http.MethodGet, "/v1/accounts/acme/transfers?limit=500"+cursor, nil, &page)
+		s.Want(200, http.MethodGet, "/v1/accounts/"+s.account+"/transfers?limit=500"+cursor, nil, &page)
 		for _, transfer := range page.Data {
 			if transfer.Kind == "usage" || transfer.Kind == "capture" {
 				charges[transfer.Cause]++
