@@ -16,8 +16,14 @@ import (
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ url, key string }{
-		{"", "tsk_x"}, {"localhost:8321", "tsk_x"}, {"ftp://x", "tsk_x"}, {"http://", "tsk_x"}, {"http://x?y=1", "tsk_x"},
-		{"http://user:secret@x", "tsk_x"}, {"http://x", ""}, {"http://x", "tsk_x\r\nX-Evil: 1"},
+		{"", "tsk_x"},
+		{"localhost:8321", "tsk_x"},
+		{"ftp://x", "tsk_x"},
+		{"http://", "tsk_x"},
+		{"http://x?y=1", "tsk_x"},
+		{"http://user:secret@x", "tsk_x"},
+		{"http://x", ""},
+		{"http://x", "tsk_x\r\nX-Evil: 1"},
 	} {
 		if c, err := client.New(tc.url, tc.key); err == nil {
 			_ = c.Close()
