@@ -59,8 +59,29 @@ func (c *Client) complete(q *api.UsageRequest) {
 // in the order of the items; ResultError gives why one was refused. Items that the
 // server could not decide are sent again with the same ids. Where some stay unknown,
 // the error is ErrUnavailable, their results are empty, and the same usages with the
-// same ids may be sent again; ids that were made are written into usages. Scope usage.
+// same ids may be sent again; ids that were made are written into usages. With FailOpen
+// they go to the spool instead, and their result is "spooled". Scope usage.
 func (c *Client) RecordBatch(ctx context.Context, usages []api.UsageRequest) ([]api.UsageResult, error) {
+	results, err := c.recordBatch(ctx, usages)
+	if err == nil || !c.spoolable(err) {
+		return results, err
+	}
+	for i, u := range usages {
+		if results[i].Result != "" {
+			continue
+		}
+		if err := c.spool.put(usageEntry(u), err); err != nil {
+			return results, err
+		}
+		results[i].Result = resultSpooled
+	}
+	return results, nil
+}
+
+// resultSpooled is what a batch says of an item beside what the server says.
+const resultSpooled = "spooled"
+
+func (c *Client) recordBatch(ctx context.Context, usages []api.UsageRequest) ([]api.UsageResult, error) {
 	for i := range usages {
 		c.complete(&usages[i])
 	}

@@ -264,7 +264,7 @@ func (h *hold) also(a Actual) []api.UsageRequest {
 func (c *Client) recordAlso(ctx context.Context, usages []api.UsageRequest) ([]api.UsageResult, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.patience)
 	defer cancel()
-	results, sendErr := c.RecordBatch(ctx, usages)
+	results, sendErr := c.recordBatch(ctx, usages)
 	var errs []error
 	for i, u := range usages {
 		err := ResultError(results[i])
@@ -279,7 +279,7 @@ func (c *Client) recordAlso(ctx context.Context, usages []api.UsageRequest) ([]a
 			errs = append(errs, err)
 		}
 		if spooled {
-			results[i].Result = "spooled"
+			results[i].Result = resultSpooled
 		}
 	}
 	return results, errors.Join(errs...)

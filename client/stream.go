@@ -10,7 +10,7 @@ import (
 // extended until End or Close. It is safe for concurrent use.
 type Stream struct {
 	h   *hold
-	ctx context.Context //nolint:containedctx // settling needs the values of the caller's context, and outlives it
+	ctx context.Context // for the values in it: the settlement outlives its end
 
 	mu      sync.Mutex
 	counted int64

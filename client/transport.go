@@ -292,7 +292,7 @@ func (m *metered) record(ctx context.Context, tokens Tokens) (out Outcome, err e
 	out.State = StateCaptured
 	out.Also, err = m.t.Client.recordAlso(ctx, usages)
 	for _, result := range out.Also {
-		if result.Result == "spooled" && err == nil {
+		if result.Result == resultSpooled && err == nil {
 			out.State = StateSpooled
 		}
 	}

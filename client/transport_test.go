@@ -52,7 +52,7 @@ func (m *meteredModel) reserving() *meteredModel {
 }
 
 // call makes a call for the account and reads the answer to its end.
-func (m *meteredModel) call(ctx context.Context, path string, header ...string) (*http.Response, []byte, error) {
+func (m *meteredModel) call(ctx context.Context, path string, header ...string) (answered, error) {
 	m.t.Helper()
 	r, err := http.NewRequestWithContext(client.WithAccount(ctx, m.s.account), http.MethodPost, m.URL+path, strings.NewReader(`{"model": "small-1"}`))
 	if err != nil {
@@ -63,11 +63,18 @@ func (m *meteredModel) call(ctx context.Context, path string, header ...string) 
 	}
 	response, err := m.transport.RoundTrip(r)
 	if err != nil {
-		return nil, nil, err
+		return answered{}, err
 	}
 	body, err := io.ReadAll(response.Body)
 	_ = response.Body.Close()
-	return response, body, err
+	return answered{response.StatusCode, response.Header, body}, err
+}
+
+// answered is an answer as its reader gets it.
+type answered struct {
+	status int
+	header http.Header
+	body   []byte
 }
 
 // end gives the one settlement of a call.
@@ -128,7 +135,7 @@ func TestTransportReadsEveryFormat(t *testing.T) {
 				}
 				m.next(a)
 				header := []string{"Accept-Encoding", "gzip"} // asked for by the caller, so that it is not decoded
-				response, got, err := m.call(t.Context(), tc.path, header...)
+				got, err := m.call(t.Context(), tc.path, header...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -136,8 +143,8 @@ func TestTransportReadsEveryFormat(t *testing.T) {
 				if a.gzipped {
 					want = zipped(want)
 				}
-				if !bytes.Equal(got, want) || (response.Header.Get("Content-Encoding") == "gzip") != a.gzipped {
-					t.Errorf("%d bytes arrive of %d, or others", len(got), len(want))
+				if !bytes.Equal(got.body, want) || (got.header.Get("Content-Encoding") == "gzip") != a.gzipped {
+					t.Errorf("%d bytes arrive of %d, or others", len(got.body), len(want))
 				}
 				if e := m.end(); e.err != nil || e.tokens != tc.want || (e.out.State != client.StateCaptured && tc.want.Output > 0) {
 					t.Errorf("settled as %+v", e)
@@ -188,12 +195,12 @@ func TestTransportSettlesWhatIsNotAWholeAnswer(t *testing.T) {
 			t.Parallel()
 			m := metered(t, shared.other(t)).reserving()
 			m.next(tc.a)
-			response, got, _ := m.call(t.Context(), "/v1/messages", "Accept-Encoding", "gzip")
-			if tc.a.status != 0 && response.StatusCode != tc.a.status {
-				t.Errorf("the status is %d", response.StatusCode)
+			got, _ := m.call(t.Context(), "/v1/messages", "Accept-Encoding", "gzip")
+			if tc.a.status != 0 && got.status != tc.a.status {
+				t.Errorf("the status is %d", got.status)
 			}
-			if !tc.a.gzipped && tc.a.cutAfter == 0 && string(got) != tc.a.body {
-				t.Errorf("the body is %s", got)
+			if !tc.a.gzipped && tc.a.cutAfter == 0 && string(got.body) != tc.a.body {
+				t.Errorf("the body is %s", got.body)
 			}
 			e := m.end()
 			if e.out.State != tc.state {
@@ -332,7 +339,7 @@ func TestTransportWithoutCreditsCallsNobody(t *testing.T) {
 	}
 	m.next(reply{body: `{}`})
 	m.transport.Account = func(*http.Request) string { t.Error("somebody pays for a look at the models"); return "" }
-	if response, _, err := m.call(t.Context(), "/v1/models"); err != nil || response.StatusCode != 200 {
+	if got, err := m.call(t.Context(), "/v1/models"); err != nil || got.status != 200 {
 		t.Errorf("what is no call of a model: %v", err)
 	}
 }
@@ -349,12 +356,12 @@ func TestTransportTellsWhatCannotBeReached(t *testing.T) {
 	m.next(reply{hang: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, _, err := m.call(ctx, "/v1/messages"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := m.call(ctx, "/v1/messages"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a model that hangs: %v", err)
 	}
 	m.s.state(m.end().out.ID, "in_doubt")
-	m.model.Close()
-	if _, _, err := m.call(t.Context(), "/v1/messages"); err == nil {
+	m.Close()
+	if _, err := m.call(t.Context(), "/v1/messages"); err == nil {
 		t.Error("a model that is gone answers")
 	}
 	m.s.state(m.end().out.ID, "released")
@@ -373,7 +380,7 @@ func TestTransportRepeatsAreOneCall(t *testing.T) {
 				if how == "context" {
 					ctx, header = client.WithID(ctx, "call-0001"), nil
 				}
-				_, _, err := m.call(ctx, "/v1/messages", header...)
+				_, err := m.call(ctx, "/v1/messages", header...)
 				return err
 			}
 			for i, a := range []reply{{status: 429, body: "{}"}, {status: 500, body: "{}"}, {body: messagesStream}} {
@@ -399,7 +406,7 @@ func TestTransportWithoutAReservation(t *testing.T) {
 	m := metered(t, open(t))
 	for range 2 {
 		m.next(reply{body: chatStream})
-		if _, _, err := m.call(client.WithID(t.Context(), "call-0001"), "/v1/chat/completions"); err != nil {
+		if _, err := m.call(client.WithID(t.Context(), "call-0001"), "/v1/chat/completions"); err != nil {
 			t.Fatal(err)
 		}
 		if e := m.end(); e.err != nil || len(e.out.Also) != 3 {
@@ -408,7 +415,7 @@ func TestTransportWithoutAReservation(t *testing.T) {
 		m.s.holds("81", "0")
 	}
 	m.next(reply{body: strings.ReplaceAll(chatStream, `"completion_tokens":8`, `"completion_tokens":800`)})
-	if _, _, err := m.call(t.Context(), "/v1/chat/completions"); err != nil {
+	if _, err := m.call(t.Context(), "/v1/chat/completions"); err != nil {
 		t.Fatal(err)
 	}
 	if e := m.end(); !errors.Is(e.err, client.ErrInsufficientCredits) || e.out.State != client.StateUnknown {
@@ -417,7 +424,7 @@ func TestTransportWithoutAReservation(t *testing.T) {
 	trouble := make(chan error, 1)
 	m.transport = &client.Transport{Client: m.s.client(client.OnTrouble(func(err error) { trouble <- err })), Meters: m.transport.Meters}
 	m.next(reply{body: messagesOverloaded})
-	if _, _, err := m.call(t.Context(), "/v1/messages"); err != nil {
+	if _, err := m.call(t.Context(), "/v1/messages"); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-trouble; !errors.Is(err, client.ErrNoUsage) {
@@ -433,7 +440,7 @@ func TestTransportFailsOpen(t *testing.T) {
 	m := metered(t, open(t), client.FailOpen(spool), client.WithPatience(100*time.Millisecond)).reserving()
 	m.s.gate.close(true)
 	m.next(reply{body: messagesStream})
-	if _, got, err := m.call(t.Context(), "/v1/messages"); err != nil || string(got) != messagesStream {
+	if got, err := m.call(t.Context(), "/v1/messages"); err != nil || string(got.body) != messagesStream {
 		t.Fatal(err)
 	}
 	if e := m.end(); e.err != nil || e.out.State != client.StateSpooled {
@@ -445,7 +452,7 @@ func TestTransportFailsOpen(t *testing.T) {
 	m.transport.Unknown = func(status int) bool { return status == 503 }
 	for status, want := range map[int]client.State{500: client.StateReleased, 503: client.StateInDoubt, 400: client.StateReleased} {
 		m.next(reply{status: status, body: fmt.Sprint(`{"status": `, status, `}`)})
-		if _, _, err := m.call(t.Context(), "/v1/messages"); err != nil {
+		if _, err := m.call(t.Context(), "/v1/messages"); err != nil {
 			t.Fatal(err)
 		}
 		if e := m.end(); e.out.State != want {
