@@ -224,8 +224,13 @@ func TestAKeyThatIsRefusedLosesNothing(t *testing.T) {
 	if err := wrong.Drain(within(t, 300*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the spool is sent with a wrong key: %v", err)
 	}
-	if err := <-trouble; !errors.Is(err, client.ErrUnauthorized) {
-		t.Errorf("the trouble is %v", err)
+	select {
+	case err := <-trouble:
+		if !errors.Is(err, client.ErrUnauthorized) {
+			t.Errorf("the trouble is %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody is told of the trouble")
 	}
 	if len(trouble) > 0 {
 		t.Errorf("it is told again: %v", <-trouble)

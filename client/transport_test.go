@@ -120,6 +120,7 @@ func TestTransportReadsEveryFormat(t *testing.T) {
 		"messages stream":  {"/v1/messages", messagesStream, twenty, "81"},
 		"lines of windows": {"/v1/messages", strings.ReplaceAll(messagesStream, "\n", "\r\n"), twenty, "81"},
 		"lines of old":     {"/v1/messages", strings.ReplaceAll(messagesStream, "\n", "\r"), twenty, "81"},
+		"data in lines":    {"/v1/messages", strings.ReplaceAll(strings.Replace(messagesStream, `"delta":{"stop_reason"`, "\ndata: \"delta\":{\"stop_reason\"", 1), "\n", "\r\n"), twenty, "81"},
 		"no blank line":    {"/v1/responses", strings.TrimSuffix(responsesStream, "\n\n"), twenty, "81"},
 		"a huge event":     {"/v1/messages", strings.Replace(messagesStream, "event: ping", "data: "+strings.Repeat("x", 3<<20)+"\n\nevent: ping", 1), twenty, "81"},
 	} {
