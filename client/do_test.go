@@ -261,7 +261,7 @@ func TestC01TheSameCallIsDoneOnce(t *testing.T) {
 func TestAnEndingThatDoesNotGetThroughIsSaid(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	c := s.client(client.WithPatience(500 * time.Millisecond))
+	c := s.client(client.WithPatience(2 * time.Second))
 	broken := errors.New("the model broke")
 	for _, tc := range []struct {
 		ending string

@@ -130,7 +130,7 @@ func TestFailOpenWithAReservationOfWhichNobodyKnew(t *testing.T) {
 func TestFailOpenSendsEndingsLater(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	c := s.client(client.FailOpen(spoolIn(t, t.TempDir(), client.SpoolOptions{})), client.WithPatience(200*time.Millisecond))
+	c := s.client(client.FailOpen(spoolIn(t, t.TempDir(), client.SpoolOptions{})), client.WithPatience(time.Second))
 	for id, work := range map[string]func(context.Context) (client.Actual, error){
 		"captured": func(context.Context) (client.Actual, error) {
 			return client.Actual{Quantity: "3", Also: []api.UsageRequest{{Meter: "in", Quantity: "2"}}}, nil

@@ -438,7 +438,7 @@ func TestTransportWithoutAReservation(t *testing.T) {
 func TestTransportFailsOpen(t *testing.T) {
 	t.Parallel()
 	spool := spoolIn(t, t.TempDir(), client.SpoolOptions{})
-	m := metered(t, open(t), client.FailOpen(spool), client.WithPatience(100*time.Millisecond)).reserving()
+	m := metered(t, open(t), client.FailOpen(spool), client.WithPatience(time.Second)).reserving()
 	m.s.gate.close(true)
 	m.next(reply{body: messagesStream})
 	if got, err := m.call(t.Context(), "/v1/messages"); err != nil || string(got.body) != messagesStream {
