@@ -112,6 +112,7 @@ type world struct {
 	balance func() ledger.Balance
 	grants  map[string]*ledger.Grant
 	holds   []modelHold
+	usages  []modelHold // charged and not voided
 }
 
 func (w *world) id(prefix string) string {
@@ -140,7 +141,8 @@ func (w *world) grant(t *rapid.T) {
 
 func (w *world) use(t *rapid.T) {
 	amount := credit.Amount(rapid.IntRange(0, 50).Draw(t, "amount"))
-	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindUsage, Cause: w.id("usage"), Amount: amount, At: w.now, Actor: "test"})
+	id := w.id("usage")
+	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindUsage, Cause: id, Amount: amount, At: w.now, Actor: "test"})
 	if fits := w.naive.available(w.now)-amount >= -w.naive.overdraft || amount == 0; fits != (err == nil) {
 		t.Fatalf("use %d of %d available, overdraft %d: error %v", amount, w.naive.available(w.now), w.naive.overdraft, err)
 	}
@@ -150,11 +152,12 @@ func (w *world) use(t *rapid.T) {
 		}
 		return
 	}
-	if last := transfers[len(transfers)-1]; last.Kind != ledger.KindUsage || last.Amount != amount {
+	last := transfers[len(transfers)-1]
+	if last.Kind != ledger.KindUsage || last.Amount != amount {
 		t.Fatalf("use %d posted %+v", amount, last)
 	}
 	w.naive.expire(w.now)
-	w.naive.overdrawn += w.naive.take(amount, "")
+	w.usages = append(w.usages, modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount, Parts: w.took(last)}})
 }
 
 func (w *world) refund(t *rapid.T) {
@@ -201,7 +204,7 @@ func (w *world) check(t *rapid.T) {
 func (w *world) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"grant": w.grant, "use": w.use, "use again": w.use, "refund": w.refund, "adjust": w.adjust, "wait": w.wait,
-		"hold": w.hold, "hold again": w.hold, "release": w.release, "capture": w.capture, "refund failed": w.refundFailed, "": w.check,
+		"hold": w.hold, "hold again": w.hold, "release": w.release, "capture": w.capture, "void": w.void, "void again": w.void, "refund failed": w.refundFailed, "": w.check,
 	}
 }
 

@@ -132,13 +132,13 @@ func TestStoreAgreesWithNaiveLedger(t *testing.T) {
 		w.apply = func(op ledger.Operation) ([]ledger.Transfer, error) { return apply(db, ref, op) }
 		for range 12 {
 			actions := w.actions()
-			name := rapid.SampledFrom([]string{"grant", "use", "use again", "refund", "adjust", "wait", "hold", "release", "capture", "refund failed"}).Draw(rt, "action")
+			name := rapid.SampledFrom([]string{"grant", "use", "use again", "refund", "adjust", "wait", "hold", "release", "capture", "refund failed", "void", "void again"}).Draw(rt, "action")
 			actions[name](rt)
 			w.check(rt)
 		}
 	})
 	for _, name := range broken(t, db) {
-		if !slices.Contains([]string{"usage", "adjustments", "held", "holds"}, name) { // posted here without their own rows
+		if !slices.Contains([]string{"usage", "adjustments", "held", "holds", "voids"}, name) { // posted here without their own rows
 			t.Errorf("after random operations Verify finds %s broken", name)
 		}
 	}
@@ -193,6 +193,8 @@ func TestVerifyFindsEachPlantedDefect(t *testing.T) {
 		{"grant deleted", "DELETE FROM grants", "grant_transfers"},
 		{"grant raised", "UPDATE grants SET credits = credits + 1", "grant_transfers"},
 		{"usage without a row", "SELECT 1", "usage"},
+		{"account deleted", "DELETE FROM accounts", "accounts"},
+		{"transfer of nobody's", "UPDATE transfers SET account = 'nobody' WHERE version = 3", "accounts"},
 		{"adjustment invented", "INSERT INTO adjustments VALUES (0, 'acme', 'adjust-01', 5, '', decode(repeat('00', 32), 'hex'), 1, now())", "adjustments"},
 		{"delivery invented", "INSERT INTO deliveries SELECT part, account, 'm', now(), 0, 1, 1, 'usage', 'pending', '', '', '', 0, now(), NULL, NULL, '', now(), now() FROM accounts", "deliveries"},
 		{"purchase without a payment", "UPDATE grants SET kind = 'purchase', payment = 'pi_1'", "payments"},
