@@ -44,6 +44,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/usage/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One usage: how it was priced, which grants it came out of, whether it was voided
+         * @description The balance is the one right after it was recorded. Scope read.
+         */
+        get: operations["getUsage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/usage/{id}/void": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take usage back, once
+         * @description The id of a capture's usage is `reservation@` and the reservation's. Scope admin.
+         */
+        post: operations["voidUsage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/reservations": {
         parameters: {
             query?: never;
@@ -244,7 +284,9 @@ export interface paths {
         };
         /**
          * Totals of usage
-         * @description Scope read. The last 30 days by default.
+         * @description What is voided does not count. `quantity` is as the meter aggregates: the sum, the number of usages (count), the
+         *     highest (max) or the latest by `occurred_at` and then by recording (last), each within its line; in lines that are
+         *     not grouped by meter the meters' quantities are added. Scope read. The last 30 days by default.
          */
         get: operations["sumUsage"];
         put?: never;
@@ -322,12 +364,38 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * One meter, with the rates in force
+         * @description Scope read.
+         */
+        get: operations["getMeter"];
         /**
          * Make a meter or change it
-         * @description Scope admin. Changed rates are a new version; usage recorded before keeps its own.
+         * @description Scope admin. Changed rates are a new version; usage recorded before keeps its own. The aggregation is for good (409
+         *     `aggregation_fixed`). A meter that aggregates by max or last is measured, not charged: its rate is 0, it has no rates
+         *     by dimension, cannot be reserved (422 `meter_not_priced`) and cannot be bound to Stripe.
          */
         put: operations["putMeter"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/meters/{meter}/rates": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * All versions of a meter's rates, newest first
+         * @description Scope read.
+         */
+        get: operations["listRates"];
+        put?: never;
         post?: never;
         delete?: never;
         options?: never;
@@ -919,6 +987,13 @@ export interface components {
             /** Format: date-time */
             updated_at: string;
         };
+        RateVersion: {
+            version: number;
+            credits_per_unit: components["schemas"]["Decimal"];
+            rates: components["schemas"]["Rate"][];
+            /** Format: date-time */
+            created_at: string;
+        };
         UsageRequest: {
             id?: string;
             account: string;
@@ -943,6 +1018,55 @@ export interface components {
             rate_version: number;
             /** Format: date-time */
             recorded_at: string;
+            balance: components["schemas"]["Balance"];
+        };
+        /** @description what grants lack of credits came out of the overdraft or became debt */
+        UsageDetail: {
+            id: string;
+            account: string;
+            meter: string;
+            quantity: components["schemas"]["Decimal"];
+            /** Format: date-time */
+            occurred_at: string;
+            dimensions: components["schemas"]["Texts"];
+            credits: components["schemas"]["Decimal"];
+            rate_version: number;
+            /** Format: date-time */
+            recorded_at: string;
+            balance: components["schemas"]["Balance"];
+            credits_per_unit: components["schemas"]["Decimal"];
+            grants: {
+                id: string;
+                credits: components["schemas"]["Decimal"];
+            }[];
+            void: components["schemas"]["UsageVoid"] | null;
+        };
+        VoidRequest: {
+            account: string;
+            reason: string;
+        };
+        /**
+         * @description Of the credits that the usage was charged, what was returned and what expired; and the balance right after.
+         *     `stripe` says what Stripe was told: `not_billed` nothing, because the meter was not bound; `withdrawn` nothing, because
+         *     the usage was never sent; `corrected` the negative quantity, by the delivery named; `too_late` nothing, because Stripe
+         *     takes no meter event older than 35 days; `no_delivery` nothing, because no delivery carries the usage. Usage that is on a
+         *     finalized invoice, or too old, needs a credit note at Stripe.
+         */
+        UsageVoid: {
+            usage: string;
+            account: string;
+            meter: string;
+            quantity: components["schemas"]["Decimal"];
+            credits: components["schemas"]["Decimal"];
+            returned: components["schemas"]["Decimal"];
+            expired: components["schemas"]["Decimal"];
+            reason: string;
+            /** @enum {string} */
+            stripe: "not_billed" | "withdrawn" | "corrected" | "too_late" | "no_delivery";
+            delivery: string | null;
+            actor: string;
+            /** Format: date-time */
+            voided_at: string;
             balance: components["schemas"]["Balance"];
         };
         UsageBatchRequest: {
@@ -1008,6 +1132,7 @@ export interface components {
             done_at: string | null;
             payload?: Record<string, never>;
         };
+        /** @description a negative quantity corrects usage that was voided after it was sent; usages then counts the voids, negative */
         Delivery: {
             id: string;
             account: string;
@@ -1129,6 +1254,10 @@ export interface components {
             data: components["schemas"]["Meter"][];
             next_cursor: string | null;
         };
+        RateVersionList: {
+            data: components["schemas"]["RateVersion"][];
+            next_cursor: string | null;
+        };
         KeyList: {
             data: components["schemas"]["Key"][];
             next_cursor: string | null;
@@ -1187,7 +1316,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description account_not_found, meter_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found */
+        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -1196,7 +1325,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description customer_taken, overdraft_in_use, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -1223,7 +1352,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description invalid_value, idempotency_conflict, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check */
+        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check */
         Unprocessable: {
             headers: {
                 [name: string]: unknown;
@@ -1310,6 +1439,7 @@ export interface operations {
             402: components["responses"]["Insufficient"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
@@ -1342,6 +1472,71 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    getUsage: {
+        parameters: {
+            query: {
+                /** @description whose usage it is */
+                account: string;
+            };
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the usage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageDetail"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    voidUsage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VoidRequest"];
+            };
+        };
+        responses: {
+            /** @description voided, or voided before */
+            201: {
+                headers: {
+                    "Idempotent-Replayed": components["headers"]["Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageVoid"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
@@ -1877,6 +2072,32 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    getMeter: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                meter: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the meter */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Meter"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     putMeter: {
         parameters: {
             query?: never;
@@ -1913,9 +2134,41 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listRates: {
+        parameters: {
+            query?: {
+                limit?: components["parameters"]["Limit"];
+                /** @description next_cursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+            };
+            header?: never;
+            path: {
+                meter: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description a page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RateVersionList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
             503: components["responses"]["Unavailable"];
         };
     };
