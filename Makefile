@@ -60,4 +60,4 @@ oracle: ## play SEEDS=200 random stories against the simulator, and compute what
 	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle ./stripesim/billingoracle -seeds $(SEEDS)
 
 clean: ## remove what was built
-	rm -rf bin .cache conformance/node/node_modules
+	rm -rf bin .cache conformance/node/node_modules clients/typescript/node_modules clients/typescript/dist

@@ -31,7 +31,7 @@ var permitted = map[string][]string{
 	"reconcile": with(vocabulary, "api"), // the auditor stays outside what it audits
 	"ledger":    with(vocabulary, "api"),
 	"outbox":    with(vocabulary, "api"),
-	"client":    {"api", "internal/credit"},
+	"client":    {"api", "internal/credit", "internal/clock"}, // users see api alone
 
 	"internal/web":       {"api", "internal/fault", "internal/clock"},
 	"internal/pg":        {"internal/clock", "internal/fault", "migrations"},
