@@ -20,7 +20,7 @@ import (
 func TestA18NothingLeaks(t *testing.T) { //nolint:paralleltest // the goroutines of others would count
 	dsn := pgtest.DSN(t) // starts what all tests share
 	before := goleak.IgnoreCurrent()
-	t.Run("used", func(t *testing.T) { //nolint:paralleltest // as above
+	t.Run("used", func(t *testing.T) {
 		a := apptest.Start(t, apptest.Options{DatabaseURL: dsn, Schedule: true})
 		a.Want(201, http.MethodPut, "/v1/accounts/acme", `{}`, nil)
 		a.Want(201, http.MethodPut, "/v1/meters/call", `{"credits_per_unit": 1, "stripe": {"kind": "meter", "event_name": "calls"}}`, nil)

@@ -55,6 +55,7 @@ func Together(t testing.TB, n int, spec any) []json.RawMessage {
 }
 
 func runPart(t testing.TB, content string, ready func(), start <-chan struct{}, output *bytes.Buffer, report *json.RawMessage) error {
+	t.Helper()
 	defer ready()
 	binary, err := os.Executable()
 	if err != nil {
