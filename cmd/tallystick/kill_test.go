@@ -174,12 +174,8 @@ func TestA01ToA04KilledAtEachPointOfATransaction(t *testing.T) {
 		}
 		return true
 	}
-	stride := 5
-	if *everyMessage {
-		stride = 1
-	}
 	points := 0
-	for at := 0; killed(&trap{at: at}, false); at += stride {
+	for at := 0; killed(&trap{at: at}, false); at += map[bool]int{true: 1, false: 5}[*everyMessage] {
 		points++
 	}
 	for _, executed := range []bool{false, true} {
