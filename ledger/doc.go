@@ -19,6 +19,7 @@
 //	L9  Each transfer's hash covers the one before it, so that a changed or missing row shows.
 //	L10 held is the sum of what the open and in_doubt reservations hold.
 //	L11 A reservation ends at most once; what it held is then captured, returned or expired, to the last millionth.
+//	L12 A usage is voided at most once; what it was charged is then returned or expired, to the last millionth.
 //
 // Books. available, held and debt belong to the account: the balance of a book is
 // what went in less what went out, and the balance of debt is minus what is owed.
@@ -34,6 +35,11 @@
 // transfer for each grant. Returned credits pay debt first, as new ones do. A
 // capture beyond the hold takes the rest from the balance, down to the
 // overdraft, and books what is missing as debt.
+//
+// Voids. A void takes usage back: it moves what was charged from usage to
+// available and into the grants that the usage, or the hold it was captured
+// from, took it out of, by the rule for what comes back from a hold. Its
+// transfers have the usage as their cause; the usage and its own transfers stay.
 //
 // Hash chain. The hash of a transfer is SHA-256 over the hash before it (nothing
 // before the first) and then these fields, each preceded by its length in bytes

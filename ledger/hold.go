@@ -6,10 +6,10 @@ import (
 	"fmt"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 )
 
 // Hold is what a reservation holds, for the operation that ends it.
@@ -61,9 +61,15 @@ func checkHold(s *State, op Operation) error {
 	return nil
 }
 
-// release ends a hold without usage.
-func (d *decision) release() {
-	d.giveBack(d.op.Hold.rest(0))
+// checkVoid refuses to give back other than what the usage was charged.
+func checkVoid(op Operation) error {
+	if op.Hold == nil {
+		return fault.ErrBroken.With(fmt.Errorf("void of %s without what it took", op.Cause))
+	}
+	if _, bare := op.Hold.rest(0); bare < 0 || op.Hold.Credits != op.Amount {
+		return fault.ErrBroken.With(fmt.Errorf("%s was charged %s and took %s, its grants leave %s", op.Cause, op.Amount, op.Hold.Credits, bare))
+	}
+	return nil
 }
 
 // capture ends a hold, if there is one, with usage that has happened: it is
@@ -74,7 +80,7 @@ func (d *decision) capture() {
 	if d.op.Hold != nil {
 		held = min(d.op.Amount, d.op.Hold.Credits)
 		if d.op.Hold.Credits > held {
-			d.giveBack(d.op.Hold.rest(held))
+			d.giveBack(KindUnhold, held)
 		}
 	}
 	if held > 0 {
@@ -91,28 +97,32 @@ func (d *decision) capture() {
 	}
 }
 
-// giveBack returns held credits to the grants they came out of. Those of grants
-// that are due expire straight out of the hold. As with new credits, the rest
-// pays debt first and then what is overdrawn. What finds no room (it came out of
-// the overdraft, which new credits have covered since, or a refund took the
-// grant back) becomes a grant of its own, which does not expire.
-func (d *decision) giveBack(parts []Part, bare credit.Amount) {
+// giveBack returns what a hold has beyond the first so many credits of it, or
+// what a voided usage took, to the grants it came out of. What came out of grants
+// that are due expires at once, as if it had stayed there. As with new credits,
+// the rest pays debt first and then what is overdrawn. What finds no room (it
+// came out of the overdraft, which new credits have covered since, or a refund
+// took the grant back) becomes a grant of its own, which does not expire.
+//
+// A void posts its transfer even where all has expired: it is what tells of it.
+func (d *decision) giveBack(kind Kind, taken credit.Amount) {
+	parts, bare := d.op.Hold.rest(taken)
 	alive, amount := make([]Part, 0, len(parts)), bare
 	for _, p := range parts {
 		if !p.Grant.due(d.op.At) {
 			alive, amount = append(alive, p), amount+p.Credits
 			continue
 		}
-		t := d.draft(KindExpiry, p.Credits, BookHeld, BookExpired)
+		t := d.draft(KindExpiry, p.Credits, outside[kind], BookExpired)
 		t.Actor, t.Note = "system:expiry", "grant "+p.Grant.ID
 		d.post(t)
 	}
-	if amount == 0 && len(alive) < len(parts) {
+	if amount == 0 && len(alive) < len(parts) && kind != KindVoid {
 		return
 	}
 	repaid := min(d.s.Debt, amount)
 	overdrawn := min(max(-d.s.Available, 0), amount-repaid)
-	t := d.draft(KindUnhold, amount, BookHeld, BookAvailable)
+	t := d.draft(kind, amount, outside[kind], BookAvailable)
 	covered := min(overdrawn, bare)
 	homeless, overdrawn := bare-covered, overdrawn-covered
 	var filled []*Grant
@@ -127,7 +137,7 @@ func (d *decision) giveBack(parts []Part, bare credit.Amount) {
 		}
 	}
 	if homeless > 0 {
-		g := d.home(homeless)
+		g := d.home(kind, homeless)
 		d.change(&t, g, homeless)
 		filled = append(filled, g)
 	}
@@ -139,49 +149,90 @@ func (d *decision) giveBack(parts []Part, bare credit.Amount) {
 	}
 }
 
-// home makes a grant for returned credits that have no other.
-func (d *decision) home(amount credit.Amount) *Grant {
-	id := "reservation:" + d.op.Cause
+// home makes a grant for returned credits that have no other. No caller's id has
+// an @, so that a voided usage's is nobody else's.
+func (d *decision) home(kind Kind, amount credit.Amount) *Grant {
+	id, reason := "reservation:"+d.op.Cause, "returned by a reservation"
+	if kind == KindVoid {
+		id, reason = "void@"+d.op.Cause, "returned by a voided usage"
+	}
 	fingerprint := sha256.Sum256([]byte(id))
 	g := &Grant{
-		ID: id, Kind: KindGrant, Credits: amount, Reason: "returned by a reservation", Fingerprint: fingerprint[:],
+		ID: id, Kind: KindGrant, Credits: amount, Reason: reason, Fingerprint: fingerprint[:],
 		TransferVersion: d.s.Version + 1, CreatedAt: d.op.At,
 	}
 	d.s.Made = append(d.s.Made, g)
 	return g
 }
 
-// sqlClawed relies on the index clawbacks_by_grant and on the account's lock.
-const sqlClawed = `
-	SELECT grant_id, sum(credits) AS credits
-	FROM clawbacks
-	WHERE part = $1 AND account = $2 AND grant_id = ANY ($3::text[])
-	GROUP BY grant_id`
+// sqlHeldGrants relies on grants_pkey, on the index clawbacks_by_grant and on the
+// accounts' locks.
+const sqlHeldGrants = `
+	SELECT g.part, g.account, g.grant_id, g.kind, g.credits, g.remaining, g.priority, g.expires_at, g.reason, g.payment, g.fingerprint,
+		g.transfer_version, g.created_at,
+		coalesce((SELECT sum(c.credits) FROM clawbacks c WHERE c.part = g.part AND c.account = g.account AND c.grant_id = g.grant_id), 0) AS clawed
+	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, grant_id)
+	JOIN grants g ON g.part = k.part AND g.account = k.account AND g.grant_id = k.grant_id`
+
+// ReadHeld reads the grants that holds of locked accounts came out of, with what
+// refunds took back of them, for Hold.
+func (b *Batch) ReadHeld(ctx context.Context, tx *sqlx.Tx, held map[Ref][]string) error {
+	var refs []Ref
+	var ids pg.Texts
+	asked := map[grantKey]bool{}
+	for ref, grants := range held {
+		for _, id := range grants {
+			if key := (grantKey{ref, id}); !asked[key] && !b.hasClawed(key) {
+				asked[key] = true
+				refs, ids = append(refs, ref), append(ids, id)
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	parts, accounts := columns(refs)
+	var rows []struct {
+		Part    int16  `db:"part"`
+		Account string `db:"account"`
+		Grant
+		Clawed credit.Amount `db:"clawed"`
+	}
+	if err := tx.SelectContext(ctx, &rows, sqlHeldGrants, parts, accounts, ids); err != nil {
+		return fmt.Errorf("read grants that holds came out of: %w", err)
+	}
+	for i := range rows {
+		r := &rows[i]
+		ref := Ref{Part: r.Part, Account: r.Account}
+		g := b.byID[grantKey{ref, r.ID}]
+		if g == nil {
+			g = &r.Grant
+			b.adopt(ref, g)
+		}
+		b.clawed[g] = r.Clawed
+	}
+	return nil
+}
+
+func (b *Batch) hasClawed(key grantKey) bool {
+	_, ok := b.clawed[b.byID[key]]
+	return ok
+}
 
 // Hold gives what a reservation of a locked account holds, as an Operation needs
-// it: so many credits, out of these grants.
+// it: so many credits, out of these grants. Those that ReadHeld has not read yet
+// are read.
 func (b *Batch) Hold(ctx context.Context, tx *sqlx.Tx, ref Ref, credits credit.Amount, grantIDs []string, amounts []int64) (*Hold, error) {
+	if err := b.ReadHeld(ctx, tx, map[Ref][]string{ref: grantIDs}); err != nil {
+		return nil, err
+	}
 	h := &Hold{Credits: credits}
-	if len(grantIDs) == 0 {
-		return h, nil
-	}
-	var rows []struct {
-		ID      string        `db:"grant_id"`
-		Credits credit.Amount `db:"credits"`
-	}
-	if err := tx.SelectContext(ctx, &rows, sqlClawed, ref.Part, ref.Account, pq.StringArray(grantIDs)); err != nil {
-		return nil, fmt.Errorf("read what refunds took back of %s: %w", ref.Account, err)
-	}
-	clawed := map[string]credit.Amount{}
-	for _, r := range rows {
-		clawed[r.ID] = r.Credits
-	}
 	for i, id := range grantIDs {
-		g, err := b.Grant(ctx, tx, ref, id)
-		if err != nil {
-			return nil, err
+		g := b.byID[grantKey{ref, id}]
+		if g == nil {
+			return nil, fault.ErrBroken.With(fmt.Errorf("a hold of %s came out of grant %s, which does not exist", ref.Account, id))
 		}
-		h.Parts = append(h.Parts, Part{Grant: g, Credits: credit.Amount(amounts[i]), Clawed: clawed[id]})
+		h.Parts = append(h.Parts, Part{Grant: g, Credits: credit.Amount(amounts[i]), Clawed: b.clawed[g]})
 	}
 	return h, nil
 }

@@ -55,6 +55,7 @@ const (
 	KindHold         Kind = "hold"    // of a reservation
 	KindUnhold       Kind = "unhold"  // what a reservation gives back
 	KindCapture      Kind = "capture" // usage that a reservation was for
+	KindVoid         Kind = "void"    // takes usage back
 	KindRefund       Kind = "refund"
 	KindRefundFailed Kind = "refund_failed"
 	KindExpiry       Kind = "expiry"
@@ -82,7 +83,7 @@ const (
 var outside = map[Kind]Book{
 	KindPurchase: BookPurchases, KindGrant: BookGrants, KindUsage: BookUsage, KindRefund: BookRefunds,
 	KindRefundFailed: BookRefunds, KindExpiry: BookExpired, KindAdjustment: BookAdjustments, KindDebtRepaid: BookDebt,
-	KindHold: BookHeld, KindUnhold: BookHeld, KindCapture: BookUsage,
+	KindHold: BookHeld, KindUnhold: BookHeld, KindCapture: BookUsage, KindVoid: BookUsage,
 }
 
 // Balance is what an account has, at one version of it.
@@ -146,7 +147,7 @@ type Operation struct {
 	Cause  string        // id of the usage, grant, refund, adjustment or reservation behind it
 	Amount credit.Amount // never negative, except for an adjustment
 	Grant  *Grant        // the grant to make (purchase, grant), or the one that a refund concerns
-	Hold   *Hold         // what is to end by an unhold or a capture; nil: a capture after the hold's end
+	Hold   *Hold         // what is to end by an unhold or a capture, or what a voided usage took; nil: a capture after the hold's end
 	Actor  string
 	Note   string
 	At     time.Time
@@ -180,7 +181,8 @@ type Transfer struct {
 //
 // A hold spends into held, so it is refused where usage would be. What is held
 // belongs to no grant's remainder: it does not expire, and no refund takes it.
-// An unhold or a capture ends a hold; giveBack and capture say how.
+// An unhold or a capture ends a hold; giveBack and capture say how. A void gives
+// back what a usage took, by the same rule as an unhold.
 func Decide(s *State, op Operation) ([]Transfer, error) {
 	if err := check(s, op); err != nil {
 		return nil, err
@@ -191,7 +193,9 @@ func Decide(s *State, op Operation) ([]Transfer, error) {
 	case KindUsage, KindHold:
 		d.spend()
 	case KindUnhold:
-		d.release()
+		d.giveBack(KindUnhold, 0)
+	case KindVoid:
+		d.giveBack(KindVoid, 0)
 	case KindCapture:
 		d.capture()
 	case KindPurchase, KindGrant:
@@ -250,6 +254,8 @@ func check(s *State, op Operation) error {
 		return checkRoom(s, op)
 	case KindUnhold, KindCapture:
 		return checkHold(s, op)
+	case KindVoid:
+		return checkVoid(op)
 	case KindPurchase, KindGrant, KindUsage, KindHold, KindRefund, KindExpiry, KindAdjustment, KindDebtRepaid:
 	}
 	return nil
@@ -263,7 +269,7 @@ func countable(s *State, op Operation) bool {
 		return false
 	}
 	switch op.Kind {
-	case KindPurchase, KindGrant, KindAdjustment, KindRefundFailed:
+	case KindPurchase, KindGrant, KindAdjustment, KindRefundFailed, KindVoid:
 		return op.Amount <= 0 || op.Amount <= balanceMax-max(s.Available, 0)-s.Held
 	case KindRefund, KindCapture:
 		return op.Amount <= balanceMax-s.Debt

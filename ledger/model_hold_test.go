@@ -12,7 +12,7 @@ import (
 // bare stands in a naive hold for a unit that came out of the overdraft.
 const bare = -1
 
-// modelHold is a hold on both sides: as the naive ledger has it, unit by unit,
+// modelHold is a hold, or what a usage took, on both sides: as the naive ledger has it, unit by unit,
 // and as the kernel takes it.
 type modelHold struct {
 	id    string
@@ -40,8 +40,9 @@ func (n *naive) hold(amount credit.Amount) (units []int) {
 }
 
 // giveBack returns units: those of grants that are due are gone; of the others,
-// some pay debt, some what is overdrawn, and the rest goes home.
-func (n *naive) giveBack(w *world, id string, units []int) {
+// some pay debt, some what is overdrawn, and the rest goes home, in the end to a
+// grant that is made for it.
+func (n *naive) giveBack(w *world, made string, units []int) {
 	units = slices.DeleteFunc(slices.Clone(units), func(u int) bool {
 		return u != bare && n.grants[u].expires != nil && !n.grants[u].expires.After(w.now)
 	})
@@ -69,10 +70,9 @@ func (n *naive) giveBack(w *world, id string, units []int) {
 		home = append(home, u)
 	}
 	if homeless > 0 {
-		made := naiveGrant{id: "reservation:" + id, credits: homeless, left: homeless, made: w.now}
-		n.grants = append(n.grants, made)
-		if w.grants[made.id] == nil { // a store finds it by its id
-			w.grants[made.id] = &ledger.Grant{ID: made.id}
+		n.grants = append(n.grants, naiveGrant{id: made, credits: homeless, left: homeless, made: w.now})
+		if w.grants[made] == nil { // a store finds it by its id
+			w.grants[made] = &ledger.Grant{ID: made}
 		}
 		for range homeless {
 			home = append(home, len(n.grants)-1)
@@ -101,18 +101,23 @@ func (w *world) hold(t *rapid.T) {
 	}
 	w.naive.expire(w.now)
 	h := modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount * w.unit}}
-	last := transfers[len(transfers)-1]
-	for i, grant := range last.GrantIDs {
-		h.hold.Parts = append(h.hold.Parts, ledger.Part{Grant: w.grants[grant], Credits: -last.GrantAmounts[i]})
-	}
+	h.hold.Parts = w.took(transfers[len(transfers)-1])
 	w.holds = append(w.holds, h)
 }
 
-// ended takes a hold out of the list, with what refunds have taken by now.
-func (w *world) ended(t *rapid.T) modelHold {
-	i := rapid.IntRange(0, len(w.holds)-1).Draw(t, "which")
-	h := w.holds[i]
-	w.holds = slices.Delete(w.holds, i, i+1)
+// took is what a transfer took out of grants.
+func (w *world) took(tr ledger.Transfer) (parts []ledger.Part) {
+	for i, grant := range tr.GrantIDs {
+		parts = append(parts, ledger.Part{Grant: w.grants[grant], Credits: -tr.GrantAmounts[i]})
+	}
+	return parts
+}
+
+// ended takes one out of a list, with what refunds have taken by now.
+func (w *world) ended(t *rapid.T, list *[]modelHold) modelHold {
+	i := rapid.IntRange(0, len(*list)-1).Draw(t, "which")
+	h := (*list)[i]
+	*list = slices.Delete(*list, i, i+1)
 	for p := range h.hold.Parts {
 		h.hold.Parts[p].Clawed = w.clawed[h.hold.Parts[p].Grant.ID] * w.unit
 	}
@@ -123,23 +128,49 @@ func (w *world) release(t *rapid.T) {
 	if len(w.holds) == 0 {
 		return
 	}
-	h := w.ended(t)
+	h := w.ended(t, &w.holds)
 	transfers := w.do(t, "release", ledger.Operation{Kind: ledger.KindUnhold, Cause: h.id, Hold: h.hold}, nil)
-	wantOut(t, transfers, h.hold.Credits)
+	wantOut(t, transfers, ledger.BookHeld, h.hold.Credits)
 	w.naive.expire(w.now)
-	w.naive.giveBack(w, h.id, h.units)
+	w.naive.giveBack(w, "reservation:"+h.id, h.units)
 }
 
-// wantOut holds what left held against what the hold held.
-func wantOut(t *rapid.T, transfers []ledger.Transfer, want credit.Amount) {
+// void takes a usage or a capture back, whatever has become of its grants since.
+func (w *world) void(t *rapid.T) {
+	if len(w.usages) == 0 {
+		return
+	}
+	u := w.ended(t, &w.usages)
+	amount := credit.Amount(len(u.units))
+	refusal := unless(w.roomFor(amount), ledger.ErrTooMany)
+	transfers := w.do(t, "void", ledger.Operation{Kind: ledger.KindVoid, Cause: u.id, Amount: amount, Hold: u.hold}, refusal)
+	if refusal != nil {
+		return
+	}
+	wantOut(t, transfers, ledger.BookUsage, u.hold.Credits)
+	voids := 0
+	for _, tr := range transfers {
+		if tr.Kind == ledger.KindVoid {
+			voids++
+		}
+	}
+	if voids != 1 {
+		t.Fatalf("a void has %d transfers of its kind, want 1: %+v", voids, transfers)
+	}
+	w.naive.expire(w.now)
+	w.naive.giveBack(w, "void@"+u.id, u.units)
+}
+
+// wantOut holds what left a book against what was in it.
+func wantOut(t *rapid.T, transfers []ledger.Transfer, book ledger.Book, want credit.Amount) {
 	out := credit.Amount(0)
 	for _, tr := range transfers {
-		if tr.Source == ledger.BookHeld {
+		if tr.Source == book {
 			out += tr.Amount
 		}
 	}
 	if out != want {
-		t.Fatalf("%d left held, the hold had %d: %+v", out, want, transfers)
+		t.Fatalf("%d left %s, want %d: %+v", out, book, want, transfers)
 	}
 }
 
@@ -151,7 +182,7 @@ func (w *world) capture(t *rapid.T) {
 		if len(w.holds) == 0 {
 			return
 		}
-		name, h = "capture", w.ended(t)
+		name, h = "capture", w.ended(t, &w.holds)
 	}
 	transfers := w.do(t, name, ledger.Operation{Kind: ledger.KindCapture, Cause: h.id, Amount: amount, Hold: h.hold}, refusal)
 	if refusal != nil {
@@ -166,16 +197,40 @@ func (w *world) capture(t *rapid.T) {
 	if last := transfers[len(transfers)-1]; charged != amount*w.unit || last.Kind != ledger.KindCapture {
 		t.Fatalf("capture of %d charged %d, last %+v", amount, charged, last)
 	}
-	wantOut(t, transfers, credit.Amount(len(h.units))*w.unit)
+	wantOut(t, transfers, ledger.BookHeld, credit.Amount(len(h.units))*w.unit)
 	w.naive.expire(w.now)
 	used := min(int(amount), len(h.units))
 	if used < len(h.units) {
-		w.naive.giveBack(w, h.id, h.units[used:])
+		w.naive.giveBack(w, "reservation:"+h.id, h.units[used:])
 	}
-	missing := w.naive.take(amount-credit.Amount(used), "")
-	overdraft := min(missing, max(w.naive.overdraft-w.naive.overdrawn, 0))
-	w.naive.overdrawn += overdraft
+	before := w.naive.overdrawn
+	units := append(slices.Clone(h.units[:used]), w.naive.hold(amount-credit.Amount(used))...)
+	missing := w.naive.overdrawn - before
+	overdraft := min(missing, max(w.naive.overdraft-before, 0))
+	w.naive.overdrawn = before + overdraft
 	w.naive.debt += missing - overdraft
+	u := modelHold{id: "reservation@" + h.id, units: units, hold: &ledger.Hold{Credits: amount * w.unit, Parts: front(h.hold, credit.Amount(used)*w.unit)}}
+	for _, tr := range transfers {
+		if tr.Kind == ledger.KindCapture && tr.Source == ledger.BookAvailable {
+			u.hold.Parts = append(u.hold.Parts, w.took(tr)...)
+		}
+	}
+	w.usages = append(w.usages, u)
+}
+
+// front is what the first so many credits of a hold came out of.
+func front(h *ledger.Hold, credits credit.Amount) (parts []ledger.Part) {
+	if h == nil {
+		return nil
+	}
+	for _, p := range h.Parts {
+		p.Credits = min(p.Credits, credits)
+		credits -= p.Credits
+		if p.Credits > 0 {
+			parts = append(parts, p)
+		}
+	}
+	return parts
 }
 
 // refundFailed gives back what refunds took for a grant: it must always fit.

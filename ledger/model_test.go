@@ -124,6 +124,7 @@ type world struct {
 	balance func() ledger.Balance
 	grants  map[string]*ledger.Grant
 	holds   []modelHold
+	usages  []modelHold // charged and not voided
 	cells   *cells
 }
 
@@ -212,15 +213,17 @@ func (w *world) grant(t *rapid.T) {
 func (w *world) use(t *rapid.T) {
 	amount := credit.Amount(rapid.IntRange(0, 50).Draw(t, "amount"))
 	refusal := w.affords(amount)
-	transfers := w.do(t, "usage", ledger.Operation{Kind: ledger.KindUsage, Cause: w.id("usage"), Amount: amount}, refusal)
+	id := w.id("usage")
+	transfers := w.do(t, "usage", ledger.Operation{Kind: ledger.KindUsage, Cause: id, Amount: amount}, refusal)
 	if refusal != nil {
 		return
 	}
-	if last := transfers[len(transfers)-1]; last.Kind != ledger.KindUsage || last.Amount != amount*w.unit {
+	last := transfers[len(transfers)-1]
+	if last.Kind != ledger.KindUsage || last.Amount != amount*w.unit {
 		t.Fatalf("use %d posted %+v", amount, last)
 	}
 	w.naive.expire(w.now)
-	w.naive.overdrawn += w.naive.take(amount, "")
+	w.usages = append(w.usages, modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount * w.unit, Parts: w.took(last)}})
 }
 
 func (w *world) refund(t *rapid.T) {
@@ -299,7 +302,7 @@ func (w *world) check(t *rapid.T) {
 func (w *world) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"grant": w.grant, "grant more": w.grant, "use": w.use, "use more": w.use, "refund": w.refund, "adjust": w.adjust, "wait": w.wait, "back": w.back, "expire": w.expire,
-		"hold": w.hold, "hold more": w.hold, "release": w.release, "capture": w.capture, "refund failed": w.refundFailed, "again": w.again,
+		"hold": w.hold, "hold more": w.hold, "release": w.release, "capture": w.capture, "void": w.void, "void more": w.void, "refund failed": w.refundFailed, "again": w.again,
 		"illegal": w.illegal, "illegal more": w.illegal, "": w.check,
 	}
 }

@@ -171,6 +171,8 @@ func TestVerifyFindsEachPlantedDefect(t *testing.T) {
 		{"grant deleted", "DELETE FROM grants", "grant_transfers"},
 		{"grant raised", "UPDATE grants SET credits = credits + 1", "grant_transfers"},
 		{"usage without a row", "SELECT 1", "usage"},
+		{"account deleted", "DELETE FROM accounts", "accounts"},
+		{"transfer of nobody's", "UPDATE transfers SET account = 'nobody' WHERE version = 3", "accounts"},
 		{"adjustment invented", "INSERT INTO adjustments VALUES (0, 'acme', 'adjust-01', 5, '', decode(repeat('00', 32), 'hex'), 1, now())", "adjustments"},
 		{"delivery invented", "INSERT INTO deliveries SELECT part, account, 'm', now(), 0, 1, 1, 'usage', 'pending', '', '', '', 0, now(), NULL, NULL, '', now(), now() FROM accounts", "deliveries"},
 		{"purchase without a payment", "UPDATE grants SET kind = 'purchase', payment = 'pi_1'", "payments"},

@@ -10,6 +10,7 @@
 //	M5  Usage of a meter that is billed at Stripe is staged for Stripe in the transaction that accepted it.
 //	M6  A reservation ends once, by capture, release or expiry; its row is the guard, and commits with what it moves.
 //	M7  A capture is one usage, priced as it was reserved; usage that happened is charged however little is held.
+//	M8  A usage is voided once; its row stays, so that its id is never charged again.
 //
 // Usage goes through lanes. A lane takes whatever arrived while its previous
 // transaction was under way and commits it as one; correctness is in the

@@ -50,6 +50,12 @@ func validateMeter(name string, q api.MeterRequest) (*definition, error) {
 	if len(q.Rates) > ratesMax {
 		p.Addf("/rates", "must list at most %d rates", ratesMax)
 	}
+	if d.gauge() && d.CreditsPerUnit > 0 {
+		p.Addf("/credits_per_unit", "must be 0 for a meter that aggregates by %s: it is measured, not charged; charge what it comes to with a meter that sums", d.Aggregation)
+	}
+	if d.gauge() && len(q.Rates) > 0 {
+		p.Addf("/rates", "must be empty for a meter that aggregates by %s: it is measured, not charged", d.Aggregation)
+	}
 	for i, r := range q.Rates {
 		d.rates = append(d.rates, validateRate(&p, fmt.Sprintf("/rates/%d", i), r))
 	}
@@ -72,8 +78,8 @@ func validateRate(p *fault.Problems, pointer string, r api.Rate) rate {
 	return rate{Match: r.Match, CreditsPerUnit: price}
 }
 
-// validateBinding refuses what Stripe's billing meters cannot do: they know sum
-// and count only.
+// validateBinding refuses what Stripe's billing meters cannot do: of what they
+// aggregate, only sums agree with usage that is sent once per minute and account.
 func validateBinding(p *fault.Problems, d *definition, b *api.StripeBinding) {
 	if b == nil {
 		return
@@ -87,8 +93,8 @@ func validateBinding(p *fault.Problems, d *definition, b *api.StripeBinding) {
 		p.Addf("/stripe/event_name", "must be the event_name of a billing meter at Stripe, at most 100 characters")
 	case b.Price != "":
 		p.Addf("/stripe/price", "must not be given with kind meter")
-	case d.Aggregation != "sum" && d.Aggregation != "count":
-		p.Addf("/aggregation", "must be sum or count for a meter bound to Stripe")
+	case d.gauge():
+		p.Addf("/aggregation", "must be sum or count for a meter bound to Stripe: a billing meter adds up what it is sent, so that its total of %s values would not be ours", d.Aggregation)
 	}
 	d.EventName = &b.EventName
 }
@@ -101,7 +107,7 @@ const sqlPutMeter = `
 	ON CONFLICT (meter) DO UPDATE
 	SET unit = excluded.unit, aggregation = excluded.aggregation, stripe_event_name = excluded.stripe_event_name,
 		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
-		rate_version = excluded.rate_version, updated_at = excluded.updated_at`
+		rate_version = excluded.rate_version, revision = m.revision + 1, updated_at = excluded.updated_at`
 
 // sqlLockMeter relies on meters_pkey.
 const sqlLockMeter = `SELECT rate_version FROM meters WHERE meter = $1 FOR UPDATE`
@@ -129,6 +135,9 @@ func (d *definition) put(ctx context.Context, tx *sqlx.Tx, now time.Time) (creat
 			return false, err
 		}
 		old := stands[d.Meter]
+		if old.Aggregation != d.Aggregation {
+			return false, errFixed.Withf("the meter's aggregation is %s for good, because what was recorded was counted by it; make another meter", old.Aggregation)
+		}
 		d.CreatedAt, d.RateVersion = old.CreatedAt, old.RateVersion
 		was, err := json.Marshal(old.rates)
 		if err != nil {
@@ -178,7 +187,7 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 
 // sqlListMeters pages over meters_pkey.
 const sqlListMeters = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter > $1

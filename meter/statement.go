@@ -96,15 +96,28 @@ func writeStatement(w http.ResponseWriter, page web.List[api.Transfer]) error {
 	return nil // the status is sent; a client that went away is nobody's mistake
 }
 
-// sqlUsageTotals relies on the index usage_by_account. What is not grouped by is
+// sqlUsageTotals relies on the indexes usage_by_account and usage_voids_pkey. What
+// is voided does not count. Each meter is summed up as it aggregates; where lines
+// are not grouped by meter, the meters' sums are added. What is not grouped by is
 // NULL in every row.
 const sqlUsageTotals = `
-	SELECT CASE WHEN $5 THEN meter END AS meter,
-		CASE WHEN $6 = 'hour' THEN date_trunc('hour', occurred_at) WHEN $6 = 'day' THEN date_trunc('day', occurred_at) END AS slot,
-		(SELECT jsonb_object_agg(name, coalesce(dimensions ->> name, '')) FROM unnest($7::text[]) AS name)::text AS dimensions,
-		sum(quantity) AS quantity, sum(credits) AS credits, count(*) AS count
-	FROM usage
-	WHERE part = $1 AND account || '' = $2 AND occurred_at >= $3 AND occurred_at < $4 AND ($8 = '' OR meter = $8)
+	SELECT CASE WHEN $5 THEN t.meter END AS meter, t.slot, t.dimensions, sum(t.quantity) AS quantity, sum(t.credits) AS credits, sum(t.count) AS count
+	FROM (
+		SELECT u.meter,
+			CASE WHEN $6 = 'hour' THEN date_trunc('hour', u.occurred_at) WHEN $6 = 'day' THEN date_trunc('day', u.occurred_at) END AS slot,
+			(SELECT jsonb_object_agg(name, coalesce(u.dimensions ->> name, '')) FROM unnest($7::text[]) AS name)::text AS dimensions,
+			CASE m.aggregation
+				WHEN 'count' THEN count(*) * 1000000
+				WHEN 'max' THEN max(u.quantity)
+				WHEN 'last' THEN (array_agg(u.quantity ORDER BY u.occurred_at DESC, u.transfer_version DESC) FILTER (WHERE m.aggregation = 'last'))[1]
+				ELSE sum(u.quantity) END AS quantity,
+			sum(u.credits) AS credits, count(*) AS count
+		FROM usage u
+		JOIN meters m ON m.meter = u.meter
+		LEFT JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
+		WHERE u.part = $1 AND u.account || '' = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND ($8 = '' OR u.meter = $8) AND v.usage_id IS NULL
+		GROUP BY u.meter, m.aggregation, 2, 3
+	) t
 	GROUP BY 1, 2, 3
 	ORDER BY 2, 1, 3
 	LIMIT $9`

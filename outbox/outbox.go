@@ -6,7 +6,7 @@
 // the same identifier and content each time, so that the other side can tell.
 //
 //	O1  An identifier stands for one content for good; a delivery that was sent once never changes.
-//	O2  Σ staged quantity = Σ quantity of deliveries, at every commit.
+//	O2  Σ staged quantity, less what was taken back = Σ quantity of deliveries, at every commit.
 //	O3  A delivery whose outcome is unknown is not sent again once Stripe may have forgotten its identifier.
 //
 // Not promised: order, and mail exactly once. After an answer that was lost, a

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
+	"tallystick/internal/pg"
 )
 
 // Usage is accepted usage that Stripe is to learn of.
@@ -99,9 +99,10 @@ type open struct {
 }
 
 // sqlLockLatest relies on deliveries_pkey. Rows are locked in the order of the
-// key, against the worker that might be taking them.
+// key, against the worker that might be taking them. A correction, whose event
+// name is fixed, takes nothing on top.
 const sqlLockLatest = `
-	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AS pending
+	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AND d.event_name = '' AS pending
 	FROM deliveries d
 	JOIN unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[]) AS s (part, account, meter, bucket)
 		ON d.part = s.part AND d.account = s.account AND d.meter = s.meter AND d.bucket = s.bucket
@@ -142,8 +143,10 @@ const sqlPutDeliveries = `
 
 func (o *Outbox) put(ctx context.Context, tx *sqlx.Tx, now time.Time, sums []sum, latest map[slot]open) error {
 	parts, accounts, meters, buckets := columns(sums)
-	var sequences, quantities, usages pq.Int64Array
-	var due, identifiers pq.StringArray
+	var sequences pg.Integers
+	var quantities, usages pg.Bigints
+	var due pg.Times
+	var identifiers pg.Texts
 	for _, s := range sums {
 		sequence := 0
 		if l, ok := latest[s.slot]; ok {
@@ -152,12 +155,12 @@ func (o *Outbox) put(ctx context.Context, tx *sqlx.Tx, now time.Time, sums []sum
 				sequence++
 			}
 		}
-		sequences, quantities, usages = append(sequences, int64(sequence)), append(quantities, int64(s.quantity)), append(usages, s.usages)
+		sequences, quantities, usages = append(sequences, int32(sequence)), append(quantities, int64(s.quantity)), append(usages, s.usages)
 		closes := s.bucket.Add(o.bucket + o.settle)
 		if closes.Before(now) {
 			closes = now.Add(o.settle) // late usage: let what comes along with it be summed, too
 		}
-		due = append(due, closes.Format(time.RFC3339Nano))
+		due = append(due, closes)
 		identifiers = append(identifiers, Identifier(s.account, s.meter, s.bucket, sequence))
 	}
 	_, err := tx.ExecContext(ctx, sqlPutDeliveries, parts, accounts, meters, buckets, sequences, quantities, usages, due, now, identifiers)
@@ -210,10 +213,9 @@ func (o *Outbox) StageRepair(ctx context.Context, tx *sqlx.Tx, now time.Time, u 
 	return identifier, nil
 }
 
-func columns(sums []sum) (parts pq.Int64Array, accounts, meters, buckets pq.StringArray) {
+func columns(sums []sum) (parts pg.Smallints, accounts, meters pg.Texts, buckets pg.Times) {
 	for _, s := range sums {
-		parts, accounts, meters = append(parts, int64(s.part)), append(accounts, s.account), append(meters, s.meter)
-		buckets = append(buckets, s.bucket.Format(time.RFC3339Nano))
+		parts, accounts, meters, buckets = append(parts, s.part), append(accounts, s.account), append(meters, s.meter), append(buckets, s.bucket)
 	}
 	return parts, accounts, meters, buckets
 }

@@ -47,7 +47,10 @@ type delivery struct {
 // sqlClaim relies on the index deliveries_due. Rows that another worker holds are
 // passed over, and so is an account's meter while one of its deliveries is with
 // Stripe: Stripe takes one call at a time per customer and meter. Event name and
-// customer are looked up until the first send fixes them.
+// customer are looked up until the first send fixes them. A negative delivery,
+// which corrects others of its bucket, waits until Stripe has them, or may have
+// them for good: one that was rejected must not be taken back from what others
+// have sent.
 const sqlClaim = `
 	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.quantity, d.state, d.identifier, d.attempts, d.first_sent_at,
 		CASE WHEN d.event_name <> '' THEN d.event_name ELSE coalesce((SELECT m.stripe_event_name FROM meters m WHERE m.meter = d.meter), '') END AS event_name,
@@ -57,6 +60,9 @@ const sqlClaim = `
 	WHERE d.state IN ('pending', 'sending', 'ambiguous') AND d.next_try_at <= $1
 		AND NOT EXISTS (SELECT 1 FROM deliveries s WHERE s.part = d.part AND s.account = d.account AND s.meter = d.meter
 			AND s.state = 'sending' AND s.next_try_at > $1)
+		AND (d.quantity >= 0 OR d.quantity + (SELECT coalesce(sum(e.quantity), 0) FROM deliveries e
+			WHERE e.part = d.part AND e.account = d.account AND e.meter = d.meter AND e.bucket = d.bucket AND e.sequence <> d.sequence
+			AND (e.state IN ('delivered', 'needs_review') OR (e.quantity < 0 AND (e.state IN ('sending', 'ambiguous') OR e.sequence < d.sequence)))) >= 0)
 	ORDER BY d.next_try_at
 	LIMIT $2
 	FOR UPDATE OF d SKIP LOCKED`
@@ -88,6 +94,8 @@ func (o *Outbox) UsageStep(ctx context.Context) (more bool, err error) {
 // claim decides what happens to a due delivery: it is sent, or it stays and says why.
 func (d *delivery) claim(now time.Time) {
 	switch {
+	case d.Quantity == 0 && d.FirstSentAt == nil:
+		d.State, d.reason = "delivered", "all of its usage was voided before it was sent: there is nothing to send"
 	case d.EventName == "":
 		d.reason, d.nextTryAt = "the meter is not bound to a billing meter at Stripe", now.Add(customerWait)
 	case d.Customer == "":
@@ -109,6 +117,7 @@ const sqlSaveClaims = `
 	UPDATE deliveries d
 	SET state = CASE WHEN c.sends THEN 'sending' ELSE c.state END, attempts = d.attempts + CASE WHEN c.sends THEN 1 ELSE 0 END,
 		first_sent_at = CASE WHEN c.sends THEN coalesce(d.first_sent_at, $8) ELSE d.first_sent_at END,
+		delivered_at = CASE WHEN NOT c.sends AND c.state = 'delivered' THEN $8 ELSE d.delivered_at END,
 		event_name = CASE WHEN c.sends THEN c.event_name ELSE d.event_name END, customer = CASE WHEN c.sends THEN c.customer ELSE d.customer END,
 		next_try_at = coalesce(c.next_try_at, d.next_try_at), error = CASE WHEN c.sends THEN d.error ELSE c.reason END, updated_at = $8
 	FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $9::smallint[])

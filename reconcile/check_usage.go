@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math/big"
@@ -46,37 +45,50 @@ const sqlPairs = `
 	ORDER BY c.account, m.meter`
 
 // sqlUsageByHour sums usage from its own rows, over the index usage_by_time. A
-// meter that counts counts rows.
+// meter that counts counts rows. What was voided is none, whatever became of its
+// correction.
 const sqlUsageByHour = `
 	SELECT u.account, u.meter, date_trunc('hour', u.occurred_at) AS hour, sum(CASE WHEN m.aggregation = 'count' THEN 1000000 ELSE u.quantity END) AS quantity
 	FROM usage u JOIN meters m ON m.meter = u.meter
 	WHERE u.occurred_at >= $1 AND u.occurred_at < $2 AND m.stripe_event_name IS NOT NULL AND u.recorded_at >= m.stripe_bound_at AND ($3 = '' OR u.account = $3)
+		AND NOT EXISTS (SELECT 1 FROM usage_voids v WHERE v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id)
 	GROUP BY 1, 2, 3`
 
-// sqlUnderWay sums deliveries that Stripe does not have yet, or may have.
+// sqlUnderWay sums deliveries that Stripe does not have yet, or may have. A
+// negative one, which corrects others, may be held back until they are there:
+// Stripe may be without it in any state.
 const sqlUnderWay = `
 	SELECT account, meter, date_trunc('hour', bucket) AS hour,
-		coalesce(sum(quantity) FILTER (WHERE state = 'pending'), 0) AS waiting,
-		coalesce(sum(quantity) FILTER (WHERE state IN ('sending', 'ambiguous')), 0) AS unknown
+		coalesce(sum(quantity) FILTER (WHERE quantity > 0 AND state = 'pending'), 0) AS waiting,
+		coalesce(sum(quantity) FILTER (WHERE quantity > 0 AND state IN ('sending', 'ambiguous')), 0) AS unknown,
+		coalesce(-sum(quantity) FILTER (WHERE quantity < 0), 0) AS correcting
 	FROM deliveries
 	WHERE state IN ('pending', 'sending', 'ambiguous') AND created_at > $1 AND bucket >= $2 AND bucket < $3 AND ($4 = '' OR account = $4)
 	GROUP BY 1, 2, 3`
 
 // cell is one pair's usage in one span.
 type cell struct {
-	ours    credit.Quantity
-	theirs  credit.Quantity
-	waiting credit.Quantity // surely not at Stripe yet
-	unknown credit.Quantity // may be at Stripe
+	ours       credit.Quantity
+	theirs     credit.Quantity
+	waiting    credit.Quantity // surely not at Stripe yet
+	unknown    credit.Quantity // may be at Stripe
+	correcting credit.Quantity // is to be taken back, and may be at Stripe yet
 }
 
-// agrees tells whether what is under way explains the difference (R4).
-func (c cell) agrees() bool {
-	return c.theirs <= c.ours-c.waiting && c.theirs >= c.ours-c.waiting-c.unknown
-}
+// most and least are what Stripe can have by now if nothing is wrong (R4).
+func (c cell) most() credit.Quantity  { return c.ours - c.waiting + c.correcting }
+func (c cell) least() credit.Quantity { return c.ours - c.waiting - c.unknown }
+
+// agrees tells whether what is under way explains the difference.
+func (c cell) agrees() bool { return c.theirs <= c.most() && c.theirs >= c.least() }
 
 // difference is what Stripe has beyond what it should have by now.
-func (c cell) difference() int64 { return int64(c.theirs) - int64(c.ours-c.waiting) }
+func (c cell) difference() int64 {
+	if c.theirs > c.most() {
+		return int64(c.theirs - c.most())
+	}
+	return int64(c.theirs) - int64(c.ours-c.waiting)
+}
 
 type cellKey struct {
 	account, meter string
@@ -102,7 +114,7 @@ func (r *Reconciler) usageTotals(ctx context.Context, s scope) (result, error) {
 		for hour := s.from; hour.Before(s.to); hour = hour.Add(time.Hour) {
 			c := cells[cellKey{p.Account, p.Meter, hour.Unix()}]
 			c.theirs = theirs[hour.Unix()]
-			if c.ours == 0 && c.theirs == 0 && c.waiting == 0 {
+			if c.ours == 0 && c.theirs == 0 && c.waiting == 0 && c.correcting == 0 {
 				continue
 			}
 			out.compared++
@@ -135,6 +147,8 @@ func (r *Reconciler) readUsage(ctx context.Context, s scope) (pairs []pair, cell
 		Hour    time.Time       `db:"hour"`
 		Waiting credit.Quantity `db:"waiting"`
 		Unknown credit.Quantity `db:"unknown"`
+
+		Correcting credit.Quantity `db:"correcting"`
 	}
 	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		pairs, used, moving = nil, nil, nil
@@ -159,7 +173,7 @@ func (r *Reconciler) readUsage(ctx context.Context, s scope) (pairs []pair, cell
 	for _, m := range moving {
 		key := cellKey{m.Account, m.Meter, m.Hour.Unix()}
 		c := cells[key]
-		c.waiting, c.unknown = m.Waiting, m.Unknown
+		c.waiting, c.unknown, c.correcting = m.Waiting, m.Unknown, m.Correcting
 		cells[key] = c
 	}
 	return pairs, cells, nil
@@ -279,6 +293,7 @@ type span struct {
 	from, to time.Time
 	cell
 	deliveries []suspect
+	late       credit.Quantity // voided when Stripe would take no correction any more
 }
 
 // suspect is a delivery within a span.
@@ -333,7 +348,15 @@ func (r *Reconciler) narrow(ctx context.Context, p pair, s scope, from, to time.
 const sqlUsageWithin = `
 	SELECT coalesce(sum(CASE WHEN m.aggregation = 'count' THEN 1000000 ELSE u.quantity END), 0)
 	FROM usage u JOIN meters m ON m.meter = u.meter JOIN accounts a ON a.part = u.part AND a.account = u.account || ''
-	WHERE a.account = $1 AND u.meter = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND u.recorded_at >= m.stripe_bound_at`
+	WHERE a.account = $1 AND u.meter = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND u.recorded_at >= m.stripe_bound_at
+		AND NOT EXISTS (SELECT 1 FROM usage_voids v WHERE v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id)`
+
+// sqlVoidedLate relies on the indexes usage_by_account and usage_voids_pkey.
+const sqlVoidedLate = `
+	SELECT coalesce(sum(CASE WHEN m.aggregation = 'count' THEN 1000000 ELSE u.quantity END), 0)
+	FROM usage u JOIN meters m ON m.meter = u.meter JOIN accounts a ON a.part = u.part AND a.account = u.account || ''
+	JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
+	WHERE a.account = $1 AND u.meter = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND u.recorded_at >= m.stripe_bound_at AND v.stripe = 'too_late'`
 
 // sqlDeliveriesWithin reads what was staged for a stretch of buckets.
 const sqlDeliveriesWithin = `
@@ -348,6 +371,9 @@ func (r *Reconciler) ourSide(ctx context.Context, p pair, s scope, sp *span) err
 		if err := tx.GetContext(ctx, &sp.ours, sqlUsageWithin, p.Account, p.Meter, sp.from, sp.to); err != nil {
 			return err
 		}
+		if err := tx.GetContext(ctx, &sp.late, sqlVoidedLate, p.Account, p.Meter, sp.from, sp.to); err != nil {
+			return err
+		}
 		return tx.SelectContext(ctx, &sp.deliveries, sqlDeliveriesWithin, p.Account, p.Meter, sp.from, sp.to)
 	})
 	if err != nil {
@@ -357,10 +383,13 @@ func (r *Reconciler) ourSide(ctx context.Context, p pair, s scope, sp *span) err
 		if !d.CreatedAt.After(s.now.Add(-stuckAfter)) {
 			continue
 		}
-		switch d.State {
-		case "pending":
+		switch {
+		case d.State != "pending" && d.State != "sending" && d.State != "ambiguous": // is settled
+		case d.Quantity < 0:
+			sp.correcting -= d.Quantity
+		case d.State == "pending":
 			sp.waiting += d.Quantity
-		case "sending", "ambiguous":
+		default:
 			sp.unknown += d.Quantity
 		}
 	}
@@ -388,92 +417,4 @@ func (r *Reconciler) suspects(ctx context.Context, p pair, spans []span) (ids []
 		return nil
 	})
 	return ids[:min(len(ids), evidenceMax)], err
-}
-
-func usageEvidence(p pair, spans []span, usages []string) any {
-	type minute struct {
-		From       time.Time       `json:"from"`
-		To         time.Time       `json:"to"`
-		Ours       credit.Quantity `json:"ours"`
-		Theirs     credit.Quantity `json:"theirs"`
-		Deliveries []suspect       `json:"deliveries"`
-	}
-	minutes := []minute{}
-	for _, sp := range spans[:min(len(spans), evidenceMax)] {
-		minutes = append(minutes, minute{sp.from, sp.to, sp.ours, sp.theirs, sp.deliveries})
-	}
-	return map[string]any{
-		"stripe_meter": p.meterID, "event_name": p.EventName, "stripe_customers": p.Customers, "minutes": minutes, "usage": usages,
-	}
-}
-
-// explainUsage finds the most likely cause in the state of the deliveries, and
-// what can be done about it.
-func explainUsage(d *disagreement, p pair, spans []span, difference int64) {
-	var ours, staged credit.Quantity
-	states := map[string]int{}
-	for _, sp := range spans {
-		ours += sp.ours
-		for _, delivery := range sp.deliveries {
-			states[delivery.State]++
-			staged += delivery.Quantity
-		}
-	}
-	amount := signed(max(difference, -difference))[1:]
-	if difference > 0 {
-		d.Cause = "sent_by_somebody_else"
-		d.Explanation = fmt.Sprintf("Stripe has counted %s of %s more than was used, and more than tallystick ever sent: another program or person sends meter events for this customer.", amount, p.Meter)
-		if staged > ours {
-			d.Cause = "sent_twice"
-			d.Explanation = fmt.Sprintf("Stripe has counted %s of %s more than was used: usage was sent under two identifiers.", amount, p.Meter)
-		}
-		return
-	}
-	unknown := states["ambiguous"] + states["sending"] + states["needs_review"]
-	switch {
-	case p.meterID == "":
-		d.Cause = "no_meter_at_stripe"
-		d.Explanation = fmt.Sprintf("Stripe has no billing meter with the event name %s: create it there, or bind the meter to another.", p.EventName)
-		return
-	case staged < ours:
-		d.Cause = "never_staged"
-		d.Explanation = fmt.Sprintf("Stripe lacks %s of %s: the usage is recorded, but no delivery carries it. Its row was deleted or never written.", amount, p.Meter)
-	case states["rejected"] > 0:
-		d.Cause = "rejected"
-		d.Explanation = fmt.Sprintf("Stripe refused usage of %s; the deliveries say why. Mend that, then send them again.", p.Meter)
-		return
-	case unknown > 0:
-		d.Cause = "outcome_unknown"
-		d.Explanation = fmt.Sprintf("Stripe lacks %s of %s, and what became of a delivery is unknown.", amount, p.Meter)
-	case states["pending"] > 0:
-		d.Cause = "not_sent"
-		d.Explanation = fmt.Sprintf("Usage of %s waits to be sent for more than %s; the deliveries say why.", p.Meter, stuckAfter)
-		return
-	default:
-		d.Cause = "lost_at_stripe"
-		d.Explanation = fmt.Sprintf("Stripe lacks %s of %s although it acknowledged the deliveries: it dropped them afterwards.", amount, p.Meter)
-	}
-	d.Repair, d.Safe = "resend_usage", unknown == 0
-	d.RepairArgs = resend{Account: p.Account, Meter: p.Meter, Spans: spanList(spans)}
-}
-
-// resend says what to send again; how much is measured when it is done.
-type resend struct {
-	Account string     `json:"account"`
-	Meter   string     `json:"meter"`
-	Spans   []spanArgs `json:"spans"`
-}
-
-type spanArgs struct {
-	From time.Time `json:"from"`
-	To   time.Time `json:"to"`
-}
-
-func spanList(spans []span) []spanArgs {
-	list := make([]spanArgs, len(spans))
-	for i, sp := range spans {
-		list[i] = spanArgs{sp.from, sp.to}
-	}
-	slices.SortFunc(list, func(a, b spanArgs) int { return cmp.Compare(a.From.Unix(), b.From.Unix()) })
-	return list
 }

@@ -82,6 +82,15 @@ var defects = []defect{
 		}, "usage.totals", "7", "14", "+7", "0.14 USD", "", false, true,
 	},
 	{
+		"void_not_at_stripe", func(a *audited) {
+			a.Use("usage-0002", 5)
+			a.Pass(3 * time.Minute)
+			a.fault(stripesim.Fault{Path: "/v1/billing/meter_events", Fault: "unauthorized_401"})
+			a.void("usage-0002")
+			a.Sim.Advance(2 * time.Hour)
+		}, "usage.totals", "7", "12", "+5", "0.10 USD", "", false, true,
+	},
+	{
 		"no_meter_at_stripe", func(a *audited) {
 			a.Want(http.StatusCreated, http.MethodPut, "/v1/meters/other", `{"credits_per_unit": 1, "stripe": {"kind": "meter", "event_name": "nowhere"}}`, nil)
 			a.Want(http.StatusCreated, http.MethodPost, "/v1/usage", `{"id": "usage-0002", "account": "acme", "meter": "other", "quantity": 5}`, nil)

@@ -132,7 +132,8 @@ func (r *Reconciler) measure(ctx context.Context, f Finding) ([]Missing, error) 
 }
 
 // measureSpan looks at each bucket of a span. What is under way counts as if it
-// had arrived: sending it again as well would bill it twice.
+// had arrived: sending it again as well would bill it twice. A correction under
+// way counts as if it never would: what Stripe has too much is no reason to send.
 func (r *Reconciler) measureSpan(ctx context.Context, p pair, sp spanArgs) ([]Missing, error) {
 	var missing []Missing
 	now := r.Now()
@@ -150,7 +151,7 @@ func (r *Reconciler) measureSpan(ctx context.Context, p pair, sp spanArgs) ([]Mi
 		}
 		moving := credit.Quantity(0)
 		for _, d := range one.deliveries {
-			if d.State == "pending" || d.State == "sending" || d.State == "ambiguous" {
+			if d.Quantity > 0 && (d.State == "pending" || d.State == "sending" || d.State == "ambiguous") {
 				moving += d.Quantity
 			}
 		}

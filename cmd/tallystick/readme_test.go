@@ -62,7 +62,7 @@ func TestReadmeCommandsDoWhatTheReadmeSays(t *testing.T) {
 	for _, b := range blocks {
 		script.WriteString(b[1])
 		if strings.Contains(b[1], "/pay ") { // the README says: a moment later
-			script.WriteString("\nfor i in $(seq 200); do call $URL/v1/accounts/acme | grep -q '\"1000.38\"' && break; sleep 0.05; done\n")
+			script.WriteString("\nfor i in $(seq 200); do call $URL/v1/accounts/acme | grep -q '\"1004.5\"' && break; sleep 0.05; done\n")
 		}
 	}
 	root, err := filepath.Abs(filepath.Join("..", ".."))
@@ -76,7 +76,7 @@ func TestReadmeCommandsDoWhatTheReadmeSays(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the quick start ends with %v:\n%s", err, out)
 	}
-	for _, want := range []string{`"credits":"4.12"`, `"available":"0.88"`, `"code":"insufficient_credits"`, "1000.38", "nothing to show", "no two deliveries share an identifier"} {
+	for _, want := range []string{`"credits":"4.12"`, `"available":"0.88"`, `"code":"insufficient_credits"`, `"returned":"4.12"`, "1004.5", "nothing to show", "no two deliveries share an identifier"} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("the quick start does not print %s:\n%s", want, out)
 		}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,8 +16,8 @@ import (
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 func (p *program) usageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "usage", Short: "Record usage and show totals", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand())
+	c := &cobra.Command{Use: "usage", Short: "Record usage, show it and take it back", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand(), p.usageShowCommand(), p.usageVoidCommand())
 	return c
 }
 
@@ -96,5 +97,65 @@ func (p *program) usageTotalsCommand() *cobra.Command {
 	f.StringVar(&to, "to", "", "end")
 	f.StringVar(&meter, "meter", "", "only this meter")
 	f.StringVar(&group, "group-by", "", "hour, day, meter or names of dimensions, separated by commas")
+	return c
+}
+
+func (p *program) usageShowCommand() *cobra.Command {
+	var account string
+	c := &cobra.Command{
+		Use:   "show ID --account ACCOUNT",
+		Short: "Show one usage: its price, the grants that it came out of, whether it was voided",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			server, err := p.client()
+			if err != nil {
+				return err
+			}
+			var u api.UsageDetail
+			path := "/v1/usage/" + url.PathEscape(args[0]) + "?account=" + url.QueryEscape(account)
+			raw, err := server.call(c.Context(), http.MethodGet, path, nil, &u)
+			if err != nil {
+				return err
+			}
+			grants := make([]string, len(u.Grants))
+			for i, g := range u.Grants {
+				grants[i] = g.ID + "=" + string(g.Credits)
+			}
+			voided, reason := "", ""
+			if u.Void != nil {
+				voided, reason = u.Void.VoidedAt.Format("2006-01-02 15:04:05 UTC"), u.Void.Reason
+			}
+			return p.rows([]string{"usage", "account", "meter", "quantity", "rate", "version", "credits", "grants", "voided", "reason"}, [][]string{{
+				u.ID, u.Account, u.Meter, string(u.Quantity), string(u.CreditsPerUnit), strconv.Itoa(u.RateVersion), string(u.Credits),
+				strings.Join(grants, " "), voided, reason,
+			}}, raw, u)
+		},
+	}
+	c.Flags().StringVar(&account, "account", "", "whose usage it is")
+	return c
+}
+
+func (p *program) usageVoidCommand() *cobra.Command {
+	var q api.VoidRequest
+	c := &cobra.Command{
+		Use:   "void ID --account ACCOUNT --reason REASON",
+		Short: "Take usage back that should not have been charged; doing it again changes nothing",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			server, err := p.client()
+			if err != nil {
+				return err
+			}
+			var v api.UsageVoid
+			raw, err := server.call(c.Context(), http.MethodPost, "/v1/usage/"+url.PathEscape(args[0])+"/void", q, &v)
+			if err != nil {
+				return err
+			}
+			return p.rows([]string{"usage", "account", "meter", "credits", "returned", "expired", "available", "stripe"},
+				[][]string{{v.Usage, v.Account, v.Meter, string(v.Credits), string(v.Returned), string(v.Expired), string(v.Balance.Available), v.Stripe}}, raw, v)
+		},
+	}
+	c.Flags().StringVar(&q.Account, "account", "", "whose usage it is")
+	c.Flags().StringVar(&q.Reason, "reason", "", "why, for the statement")
 	return c
 }

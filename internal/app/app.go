@@ -27,6 +27,7 @@ import (
 	"tallystick/meter"
 	"tallystick/outbox"
 	"tallystick/reconcile"
+	"tallystick/retention"
 	"tallystick/webhooks"
 )
 
@@ -38,6 +39,7 @@ const (
 	headerMax   = 16 << 10
 	drainTime   = 25 * time.Second
 	expireEvery = 5 * time.Second
+	upkeepEvery = time.Hour
 	parkedEvery = 15 * time.Second
 
 	reservationsEvery = time.Second
@@ -75,7 +77,7 @@ var ErrSchema = errors.New("the database lacks migrations; run: tallystick migra
 // metering lanes; everything else starts with Run.
 func New(ctx context.Context, o Options) (*App, error) {
 	c := o.Config
-	lanes := min(meter.LanesDefault, c.DatabaseMax/2) // of the connections, for the lanes
+	lanes := min(meter.LanesDefault(), c.DatabaseMax/2) // of the connections, for the lanes
 	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax - lanes})
 	if err != nil {
 		return nil, errors.Join(err, closeDB(db))
@@ -196,6 +198,7 @@ func (a *App) Run(ctx context.Context, listener net.Listener) error {
 // work starts the background workers.
 func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 	idle := a.options.Idle
+	upkeep := retention.Upkeep{DB: a.DB, Now: a.options.Now, Logger: a.logger}
 	for _, w := range []struct {
 		name string
 		idle time.Duration
@@ -207,6 +210,7 @@ func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},
 		{"reservations", reservationsEvery, a.Meter.ReservationStep},
 		{"expiry", expireEvery, func(ctx context.Context) (bool, error) { return ledger.ExpireStep(ctx, a.DB, a.options.Now()) }},
+		{"partitions", upkeepEvery, upkeep.Step},
 	} {
 		wg.Go(func() {
 			loop.Run(ctx, w.idle, w.step, func(err error) {

@@ -184,7 +184,13 @@ func metering(send func(status int, method, path, body string) apptest.Response)
 	send(200, "PUT", "/v1/meters/llm.tokens", `{"unit": "token", "credits_per_unit": "0.25"}`)
 	send(422, "PUT", "/v1/meters/llm.tokens", `{"credits_per_unit": "x", "aggregation": "avg"}`)
 	send(201, "PUT", "/v1/meters/free", `{"credits_per_unit": 0}`)
+	send(409, "PUT", "/v1/meters/free", `{"credits_per_unit": 0, "aggregation": "count"}`)
 	send(200, "GET", "/v1/meters?limit=1", "")
+	send(200, "GET", "/v1/meters/llm.tokens", "")
+	send(404, "GET", "/v1/meters/nothing", "")
+	send(200, "GET", "/v1/meters/llm.tokens/rates?limit=1", "")
+	send(400, "GET", "/v1/meters/llm.tokens/rates?limit=0", "")
+	send(404, "GET", "/v1/meters/nothing/rates", "")
 	send(201, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": 100, "reason": "hello", "expires_at": "2100-01-01T00:00:00Z"}`)
 	send(201, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": "100", "reason": "hello", "expires_at": "2100-01-01T00:00:00Z"}`)
 	send(422, "POST", "/v1/accounts/acme/grants", `{"id": "grant-0001", "credits": "101"}`)
@@ -200,6 +206,16 @@ func metering(send func(status int, method, path, body string) apptest.Response)
 	send(200, "POST", "/v1/usage/batch", `{"usage": [{"id": "usage-0001", "account": "acme", "meter": "llm.tokens", "quantity": 4, "dimensions": {"model": "s"}},
 		{"id": "usage-0003", "account": "acme", "meter": "free", "quantity": 1}, {"id": "x", "account": "acme", "meter": "free", "quantity": -1}]}`)
 	send(422, "POST", "/v1/usage/batch", `{"usage": []}`)
+	send(200, "GET", "/v1/usage/usage-0001?account=acme", "")
+	send(404, "GET", "/v1/usage/usage-0009?account=acme", "")
+	send(400, "GET", "/v1/usage/usage-0001", "")
+	send(201, "POST", "/v1/usage/usage-0001/void", `{"account": "acme", "reason": "sent by a test"}`)
+	send(201, "POST", "/v1/usage/usage-0001/void", `{"account": "acme", "reason": "sent by a test"}`)
+	send(422, "POST", "/v1/usage/usage-0001/void", `{"account": "acme", "reason": "another"}`)
+	send(422, "POST", "/v1/usage/usage-0001/void", `{"account": "acme"}`)
+	send(404, "POST", "/v1/usage/usage-0009/void", `{"account": "acme", "reason": "sent by a test"}`)
+	send(400, "POST", "/v1/usage/usage-0001/void", `{"nonsense": 1}`)
+	send(200, "GET", "/v1/usage/usage-0001?account=acme", "")
 	send(200, "GET", "/v1/accounts?limit=1", "")
 	send(200, "GET", "/v1/accounts/acme", "")
 	send(404, "GET", "/v1/accounts/nobody", "")
@@ -302,7 +318,11 @@ func TestUnknownRoutesAndMethodsAreProblems(t *testing.T) {
 	if r := a.Call("GET", "/v1/nothing", nil); r.Status != 404 || r.Code() != "route_not_found" {
 		t.Errorf("an unknown route was answered %d %s", r.Status, r.Body)
 	}
-	if r := a.Call("DELETE", "/v1/usage", nil); r.Status != 405 || r.Header.Get("Allow") != "POST" {
-		t.Errorf("an unknown method was answered %d, Allow %q", r.Status, r.Header.Get("Allow"))
+	for _, tc := range []struct{ method, path, allow string }{
+		{"DELETE", "/v1/usage", "POST"}, {"DELETE", "/v1/usage/batch", "POST"}, {"DELETE", "/v1/usage/usage-0001", "GET, HEAD"}, {"PURGE", "/v1/usage/x/void", "POST"},
+	} {
+		if r := a.Call(tc.method, tc.path, nil); r.Status != 405 || r.Header.Get("Allow") != tc.allow {
+			t.Errorf("%s %s was answered %d, Allow %q, want %q", tc.method, tc.path, r.Status, r.Header.Get("Allow"), tc.allow)
+		}
 	}
 }

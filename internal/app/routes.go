@@ -44,16 +44,20 @@ func (a *App) routes(s *web.Server) http.Handler {
 		mux.Handle(route.Method+" "+route.Pattern, s.Handle(route.Method+" "+route.Pattern, h))
 		methods[route.Pattern] = append(methods[route.Pattern], route.Method)
 	}
+	// What no route takes is looked up without its method: there, patterns cannot
+	// be in conflict that differ in their methods alone.
+	others := http.NewServeMux()
 	for pattern, allowed := range methods {
 		if slices.Contains(allowed, "GET") {
 			allowed = append(allowed, "HEAD")
 		}
-		mux.Handle(pattern, s.Handle("405", func(w http.ResponseWriter, _ *http.Request) error {
+		others.Handle(pattern, s.Handle("405", func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
 			return errNoMethod
 		}))
 	}
-	mux.Handle("/", s.Handle("404", func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
+	others.Handle("/", s.Handle("404", func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
+	mux.Handle("/", others)
 	return mux
 }
 

@@ -26,6 +26,7 @@ var permitted = map[string][]string{
 
 	"dashboard": with(vocabulary, "meter", "webhooks", "reconcile", "outbox", "ledger"),
 	"meter":     with(vocabulary, "ledger", "outbox", "api"),
+	"retention": vocabulary,
 	"webhooks":  with(vocabulary, "ledger", "outbox", "api"),
 	"reconcile": with(vocabulary, "api"), // the auditor stays outside what it audits
 	"ledger":    with(vocabulary, "api"),
