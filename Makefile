@@ -12,12 +12,15 @@ TEST_FLAGS    ?= -race -shuffle=on -timeout=15m
 TEST_PACKAGES ?= ./...
 BENCH_FLAGS   ?= --each 3s
 SEEDS         ?= 200
+STEPS         ?= 10000000
+SPENDS        ?= 1000000
+FUZZ          ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention fuzz fmt clean FORCE
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(BIN) ## build bin/tallystick
 
@@ -58,6 +61,24 @@ bench: build ## measure the metering API beside its yardsticks; BENCH_FLAGS="--e
 
 oracle: ## play SEEDS=200 random stories against the simulator, and compute what it should hold
 	$(GO) test -count=1 -timeout=60m -run TestStories -v ./stripesim/oracle ./stripesim/billingoracle -seeds $(SEEDS)
+
+# The kernel takes all STEPS, the store a hundredth, the API and histories less: each takes minutes.
+proof: ## hold ledger, store and API against naive ones for STEPS=10000000 random operations
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=4h -run AgreesWithNaiveLedger -v ./ledger -steps $(STEPS) -store-steps $$(( $(STEPS) / 100 ))
+	$(GO) test -count=1 -timeout=4h -run 'TestT2|TestT5' -v ./meter -api-steps $$(( $(STEPS) / 300 )) -history $$(( $(STEPS) / 250 ))
+
+contention: ## let processes race for the last credits with SPENDS=1000000 operations
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./ledger -spends $(SPENDS)
+	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $$(( $(SPENDS) / 5 ))
+
+fuzz: ## fuzz each target for FUZZ=30s
+	@scripts/need postgres
+	@grep -rHoE --include='*_test.go' --exclude-dir=.cache --exclude-dir=conformance '^func Fuzz[A-Za-z0-9_]+' . | sed 's|/[^/]*:func | |' | \
+	while read -r package target; do \
+		echo "$$target in $$package"; $(GO) test $$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) </dev/null || exit 1; \
+	done
 
 clean: ## remove what was built
 	rm -rf bin .cache conformance/node/node_modules clients/typescript/node_modules clients/typescript/dist

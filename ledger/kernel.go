@@ -18,7 +18,8 @@ var (
 	ErrTooMany      = &fault.Error{Kind: fault.KindUnprocessed, Code: "balance_out_of_range", Public: "the balance would grow beyond what can be counted"}
 )
 
-// balanceMax bounds a balance, so that no sum of two can overflow an int64.
+// balanceMax bounds what an account has (available and held together) and what it
+// owes, so that no sum of two can overflow an int64.
 const balanceMax = credit.Amount(1) << 61
 
 // Ref names an account together with its part.
@@ -211,8 +212,7 @@ func Decide(s *State, op Operation) ([]Transfer, error) {
 	case KindRefundFailed:
 		d.credit(d.find(op.Grant), op.Amount)
 	case KindExpiry: // done above
-	case KindDebtRepaid:
-		return nil, fmt.Errorf("%s is no operation of its own", op.Kind)
+	case KindDebtRepaid: // check refuses it
 	}
 	return d.posted, nil
 }
@@ -221,6 +221,9 @@ func Decide(s *State, op Operation) ([]Transfer, error) {
 func check(s *State, op Operation) error {
 	if _, known := outside[op.Kind]; !known {
 		return fmt.Errorf("operation of unknown kind %q", op.Kind)
+	}
+	if op.Kind == KindDebtRepaid {
+		return fmt.Errorf("%s is no operation of its own", op.Kind)
 	}
 	if op.Amount < 0 && op.Kind != KindAdjustment {
 		return fault.ErrBroken.With(fmt.Errorf("%s of the negative amount %s", op.Kind, op.Amount))
@@ -243,7 +246,7 @@ func check(s *State, op Operation) error {
 		}
 		return refusal
 	}
-	if op.Amount > balanceMax || s.Available > balanceMax-max(op.Amount, 0) || s.Debt > balanceMax-max(op.Amount, 0) {
+	if !countable(s, op) {
 		return ErrTooMany
 	}
 	switch op.Kind {
@@ -256,6 +259,23 @@ func check(s *State, op Operation) error {
 	case KindPurchase, KindGrant, KindUsage, KindHold, KindRefund, KindExpiry, KindAdjustment, KindDebtRepaid:
 	}
 	return nil
+}
+
+// countable tells whether what op adds to a balance stays within balanceMax. What
+// is held counts with what is available, because it may come back. Credits that
+// only leave an account never make it too large, however much it has.
+func countable(s *State, op Operation) bool {
+	if op.Amount > balanceMax || op.Amount < -balanceMax {
+		return false
+	}
+	switch op.Kind {
+	case KindPurchase, KindGrant, KindAdjustment, KindRefundFailed, KindVoid:
+		return op.Amount <= 0 || op.Amount <= balanceMax-max(s.Available, 0)-s.Held
+	case KindRefund, KindCapture:
+		return op.Amount <= balanceMax-s.Debt
+	case KindUsage, KindHold, KindUnhold, KindExpiry, KindDebtRepaid:
+	}
+	return true
 }
 
 // checkRoom makes sure that what comes back fits into the grant it was taken

@@ -1,7 +1,6 @@
 package ledger_test
 
 import (
-	"errors"
 	"slices"
 
 	"pgregory.net/rapid"
@@ -84,6 +83,7 @@ func (n *naive) giveBack(w *world, made string, units []int) {
 	}
 }
 
+// held is in units.
 func (w *world) held() (sum credit.Amount) {
 	for _, h := range w.holds {
 		sum += credit.Amount(len(h.units))
@@ -94,16 +94,13 @@ func (w *world) held() (sum credit.Amount) {
 func (w *world) hold(t *rapid.T) {
 	amount := credit.Amount(rapid.IntRange(0, 40).Draw(t, "hold"))
 	id := w.id("resv")
-	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindHold, Cause: id, Amount: amount, At: w.now, Actor: "test"})
-	fits := w.naive.available(w.now)-amount >= -w.naive.overdraft || amount == 0
-	if fits != (err == nil) || (err != nil && !errors.Is(err, ledger.ErrInsufficient)) {
-		t.Fatalf("hold %d of %d available, overdraft %d: error %v", amount, w.naive.available(w.now), w.naive.overdraft, err)
-	}
-	if err != nil {
+	refusal := w.affords(amount)
+	transfers := w.do(t, "hold", ledger.Operation{Kind: ledger.KindHold, Cause: id, Amount: amount}, refusal)
+	if refusal != nil {
 		return
 	}
 	w.naive.expire(w.now)
-	h := modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount}}
+	h := modelHold{id: id, units: w.naive.hold(amount), hold: &ledger.Hold{Credits: amount * w.unit}}
 	h.hold.Parts = w.took(transfers[len(transfers)-1])
 	w.holds = append(w.holds, h)
 }
@@ -122,7 +119,7 @@ func (w *world) ended(t *rapid.T, list *[]modelHold) modelHold {
 	h := (*list)[i]
 	*list = slices.Delete(*list, i, i+1)
 	for p := range h.hold.Parts {
-		h.hold.Parts[p].Clawed = w.clawed[h.hold.Parts[p].Grant.ID]
+		h.hold.Parts[p].Clawed = w.clawed[h.hold.Parts[p].Grant.ID] * w.unit
 	}
 	return h
 }
@@ -132,10 +129,7 @@ func (w *world) release(t *rapid.T) {
 		return
 	}
 	h := w.ended(t, &w.holds)
-	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindUnhold, Cause: h.id, Hold: h.hold, At: w.now, Actor: "test"})
-	if err != nil {
-		t.Fatalf("release: %v", err)
-	}
+	transfers := w.do(t, "release", ledger.Operation{Kind: ledger.KindUnhold, Cause: h.id, Hold: h.hold}, nil)
 	wantOut(t, transfers, ledger.BookHeld, h.hold.Credits)
 	w.naive.expire(w.now)
 	w.naive.giveBack(w, "reservation:"+h.id, h.units)
@@ -147,9 +141,11 @@ func (w *world) void(t *rapid.T) {
 		return
 	}
 	u := w.ended(t, &w.usages)
-	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindVoid, Cause: u.id, Amount: u.hold.Credits, Hold: u.hold, At: w.now, Actor: "test"})
-	if err != nil {
-		t.Fatalf("void: %v", err)
+	amount := credit.Amount(len(u.units))
+	refusal := unless(w.roomFor(amount), ledger.ErrTooMany)
+	transfers := w.do(t, "void", ledger.Operation{Kind: ledger.KindVoid, Cause: u.id, Amount: amount, Hold: u.hold}, refusal)
+	if refusal != nil {
+		return
 	}
 	wantOut(t, transfers, ledger.BookUsage, u.hold.Credits)
 	voids := 0
@@ -180,13 +176,17 @@ func wantOut(t *rapid.T, transfers []ledger.Transfer, book ledger.Book, want cre
 
 func (w *world) capture(t *rapid.T) {
 	amount := credit.Amount(rapid.IntRange(0, 60).Draw(t, "captured"))
-	h := modelHold{id: w.id("late")}
-	if len(w.holds) > 0 && rapid.IntRange(0, 5).Draw(t, "late") > 0 {
-		h = w.ended(t, &w.holds)
+	name, h := "late capture", modelHold{id: w.id("late")}
+	refusal := unless(w.fits(w.naive.debt, amount), ledger.ErrTooMany)
+	if late := rapid.IntRange(0, 5).Draw(t, "late") == 0; !late && refusal == nil {
+		if len(w.holds) == 0 {
+			return
+		}
+		name, h = "capture", w.ended(t, &w.holds)
 	}
-	transfers, err := w.apply(ledger.Operation{Kind: ledger.KindCapture, Cause: h.id, Amount: amount, Hold: h.hold, At: w.now, Actor: "test"})
-	if err != nil {
-		t.Fatalf("usage that happened was refused: %v", err)
+	transfers := w.do(t, name, ledger.Operation{Kind: ledger.KindCapture, Cause: h.id, Amount: amount, Hold: h.hold}, refusal)
+	if refusal != nil {
+		return
 	}
 	charged := credit.Amount(0)
 	for _, tr := range transfers {
@@ -194,10 +194,10 @@ func (w *world) capture(t *rapid.T) {
 			charged += tr.Amount
 		}
 	}
-	if last := transfers[len(transfers)-1]; charged != amount || last.Kind != ledger.KindCapture {
+	if last := transfers[len(transfers)-1]; charged != amount*w.unit || last.Kind != ledger.KindCapture {
 		t.Fatalf("capture of %d charged %d, last %+v", amount, charged, last)
 	}
-	wantOut(t, transfers, ledger.BookHeld, credit.Amount(len(h.units)))
+	wantOut(t, transfers, ledger.BookHeld, credit.Amount(len(h.units))*w.unit)
 	w.naive.expire(w.now)
 	used := min(int(amount), len(h.units))
 	if used < len(h.units) {
@@ -209,7 +209,7 @@ func (w *world) capture(t *rapid.T) {
 	overdraft := min(missing, max(w.naive.overdraft-before, 0))
 	w.naive.overdrawn = before + overdraft
 	w.naive.debt += missing - overdraft
-	u := modelHold{id: "reservation@" + h.id, units: units, hold: &ledger.Hold{Credits: amount, Parts: front(h.hold, credit.Amount(used))}}
+	u := modelHold{id: "reservation@" + h.id, units: units, hold: &ledger.Hold{Credits: amount * w.unit, Parts: front(h.hold, credit.Amount(used)*w.unit)}}
 	for _, tr := range transfers {
 		if tr.Kind == ledger.KindCapture && tr.Source == ledger.BookAvailable {
 			u.hold.Parts = append(u.hold.Parts, w.took(tr)...)
@@ -240,13 +240,14 @@ func (w *world) refundFailed(t *rapid.T) {
 			continue
 		}
 		amount := credit.Amount(rapid.IntRange(1, int(w.clawed[g.id])).Draw(t, "back"))
-		if _, err := w.apply(ledger.Operation{Kind: ledger.KindRefundFailed, Cause: w.id("rf"), Amount: amount, Grant: w.grants[g.id], At: w.now, Actor: "test"}); err != nil {
-			t.Fatalf("refund failed: %v", err)
+		refusal := unless(w.roomFor(amount), ledger.ErrTooMany)
+		w.do(t, "refund failed", ledger.Operation{Kind: ledger.KindRefundFailed, Cause: w.id("rf"), Amount: amount, Grant: w.grants[g.id]}, refusal)
+		if refusal != nil {
+			return
 		}
 		w.clawed[g.id] -= amount
 		w.naive.expire(w.now)
-		w.naive.grants[i].left += w.naive.give(amount)
-		w.naive.expire(w.now)
+		w.naive.grants[i].left += w.naive.give(amount) // of a grant that is due, it expires with the next operation
 		return
 	}
 }

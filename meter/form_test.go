@@ -57,3 +57,22 @@ func TestFingerprintsStayWhatTheyWere(t *testing.T) {
 		}
 	})
 }
+
+// FuzzForms holds each form against its pattern. Ids travel into SQL, URLs and
+// mails as they are, so that nothing else may pass.
+func FuzzForms(f *testing.F) {
+	for _, seed := range []string{"", "usage-0001", "a@b", "id\n", "id\x00", "ｉｄ-０００１", "../../etc", strings.Repeat("a", 129), "%00", "' OR 1=1"} {
+		f.Add(seed)
+	}
+	patterns := map[*form]*regexp.Regexp{
+		&idForm: regexp.MustCompile(`\A[A-Za-z0-9._:-]{8,128}\z`), &accountForm: regexp.MustCompile(`\A[A-Za-z0-9._:@-]{1,128}\z`),
+		&meterForm: regexp.MustCompile(`\A[A-Za-z0-9._:-]{1,128}\z`), &eventNameForm: regexp.MustCompile(`\A[A-Za-z0-9._:-]{1,100}\z`),
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for form, pattern := range patterns {
+			if form.MatchString(s) != pattern.MatchString(s) {
+				t.Errorf("%q: the form says %t, %s says otherwise", s, form.MatchString(s), pattern)
+			}
+		}
+	})
+}

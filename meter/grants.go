@@ -25,11 +25,13 @@ const (
 )
 
 // sqlBalanceAfter relies on transfers_pkey: it is the balance after a cause's
-// transfer and, where it paid debt, after that one right behind it.
+// transfer and, where it paid debt, after that one right behind it. Other transfers
+// may stand there under the same name: a grant's expiry, or a usage of the same id.
 const sqlBalanceAfter = `
 	SELECT available_after AS available, held_after AS held, debt_after AS debt, version
 	FROM transfers
 	WHERE part = $1 AND account = $2 AND version IN ($3::bigint, $3::bigint + 1) AND cause = $4
+		AND (version = $3 OR kind = 'debt_repaid')
 	ORDER BY version DESC
 	LIMIT 1`
 

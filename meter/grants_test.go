@@ -1,6 +1,7 @@
 package meter_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -202,5 +203,28 @@ func TestNewCreditsPayWhatIsOverdrawn(t *testing.T) {
 		t.Errorf("the balance after the grant is %s, want 2", g.Balance.Available)
 	}
 	c.want(200, http.MethodPut, "/v1/accounts/acme", `{}`)
+	c.verified()
+}
+
+// TestAGrantsAnswerIsNotThatOfWhatComesBehind has a grant's own expiry, and a usage
+// with the grant's id, right behind the grant.
+func TestAGrantsAnswerIsNotThatOfWhatComesBehind(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 0)
+	grant := func(id, more string) answer {
+		return c.want(201, http.MethodPost, grants, fmt.Sprintf(`{"id": %q, "credits": 5%s}`, id, more))
+	}
+	first := grant("grant-0001", "")
+	c.want(201, http.MethodPost, "/v1/usage", usageOf("grant-0001", 2))
+	if again := grant("grant-0001", ""); again.body != first.body || !again.replayed {
+		t.Errorf("behind it stands usage of the same id: answered %s, first %s", again.body, first.body)
+	}
+	expires := `, "expires_at": "2026-03-01T13:00:00Z"`
+	first = grant("grant-0002", expires)
+	c.clock.pass(time.Hour)
+	grant("grant-0003", "") // before which the other expires
+	if again := grant("grant-0002", expires); again.body != first.body || !again.replayed {
+		t.Errorf("behind it stands its expiry: answered %s, first %s", again.body, first.body)
+	}
 	c.verified()
 }

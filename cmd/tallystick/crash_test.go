@@ -22,8 +22,9 @@ const (
 	crashAccounts = 5
 )
 
-// crashLoad sends usage from many senders. Each sends the same id again until it
-// is acknowledged, as clients must.
+// crashLoad sends usage from many senders. Half of them send the same id again
+// until it is acknowledged, as clients must; the others give up, and what they
+// do not know is asked for at the end.
 type crashLoad struct {
 	sent         atomic.Int64
 	acknowledged atomic.Int64
@@ -34,6 +35,13 @@ type crashLoad struct {
 	mu      sync.Mutex
 	process *process // the server of this moment
 	sums    map[string]int64
+	unknown []unknownUsage // what was given up
+}
+
+// unknownUsage is one of which nobody has heard whether it was recorded.
+type unknownUsage struct {
+	body, account string
+	quantity      int64
 }
 
 func (l *crashLoad) server() *process {
@@ -69,7 +77,12 @@ func startLoad(t *testing.T, p *process) *crashLoad {
 func (l *crashLoad) one(t *testing.T, sender, i int) {
 	t.Helper()
 	account, quantity := fmt.Sprintf("crash-%d", (sender+i)%crashAccounts), int64(1+i%7)
-	body := fmt.Sprintf(`{"id": "usage-%d-%06d", "account": %q, "meter": "call", "quantity": %d}`, sender, i, account, quantity)
+	l.send(t, fmt.Sprintf(`{"id": "usage-%d-%06d", "account": %q, "meter": "call", "quantity": %d}`, sender, i, account, quantity), account, quantity, sender%2 == 1)
+}
+
+// send sends a usage until it is acknowledged, or once where it is given up.
+func (l *crashLoad) send(t *testing.T, body, account string, quantity int64, givesUp bool) {
+	t.Helper()
 	l.sent.Add(1)
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		status, answer, err := l.server().call(http.MethodPost, "/v1/usage", body)
@@ -85,6 +98,13 @@ func (l *crashLoad) one(t *testing.T, sender, i int) {
 			return
 		}
 		l.lastTry.Add(1)
+		if givesUp {
+			l.mu.Lock()
+			l.unknown = append(l.unknown, unknownUsage{body, account, quantity})
+			l.mu.Unlock()
+			time.Sleep(50 * time.Millisecond) // a server that is away would be given up again and again
+			return
+		}
 	}
 	t.Errorf("%s was never acknowledged", body)
 }
@@ -96,9 +116,15 @@ func (l *crashLoad) more(t *testing.T, n int64) {
 	await(t, "usage to go on", func() bool { return l.acknowledged.Load() >= until })
 }
 
-func (l *crashLoad) end() {
+// end ends the load, and asks for what was given up: sent again it is recorded
+// now, or was already.
+func (l *crashLoad) end(t *testing.T) {
+	t.Helper()
 	close(l.stop)
 	l.wg.Wait()
+	for _, u := range l.unknown {
+		l.send(t, u.body, u.account, u.quantity, false)
+	}
 }
 
 // openCrash makes accounts, a bound meter and customers.
@@ -137,7 +163,8 @@ func TestKilledInTheMiddleOfLoadNothingIsLostOrDoubled(t *testing.T) {
 		load.more(t, 50)
 		t.Logf("round %d: %d sent, %d acknowledged, %d tries unanswered", round, load.sent.Load(), load.acknowledged.Load(), load.lastTry.Load())
 	}
-	load.end()
+	load.end(t)
+	t.Logf("%d usages were given up, and asked for at the end", len(load.unknown))
 	if load.lastTry.Load() == 0 {
 		t.Error("no request met a dead server: nothing was tried")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"regexp"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -150,6 +151,32 @@ func FuzzParseAmountRoundTrip(f *testing.F) {
 		again, err := credit.ParseAmount(a.String())
 		if err != nil || again != a {
 			t.Errorf("ParseAmount(%q) = %s, read again as %s, %v", s, a, again, err)
+		}
+	})
+}
+
+// FuzzParseAmountIsExact holds the parser against exact fractions: what it takes
+// is the number that stands there, and what it refuses is none that it may take.
+func FuzzParseAmountIsExact(f *testing.F) {
+	for _, seed := range []string{"0", "-0", "1.000001", "-999999999.999999", "1000000000", "1000000000.000001", "1e3", "0x1", "1_0", "½", "１", "007", "1.", "NaN", "1/2"} {
+		f.Add(seed)
+	}
+	form := regexp.MustCompile(`\A-?(0|[1-9][0-9]*)(\.[0-9]{1,6})?\z`)
+	f.Fuzz(func(t *testing.T, s string) {
+		want, fits := new(big.Rat), form.MatchString(s)
+		if fits {
+			_, fits = want.SetString(s)
+			fits = fits && new(big.Rat).Abs(want).Cmp(big.NewRat(1_000_000_000, 1)) <= 0
+		}
+		got, err := credit.ParseAmount(s)
+		if (err == nil) != fits {
+			t.Fatalf("ParseAmount(%q) = %s, %v; want an error: %v", s, got, err, !fits)
+		}
+		if exact := new(big.Rat).SetFrac64(int64(got), 1_000_000); err == nil && exact.Cmp(want) != 0 {
+			t.Errorf("ParseAmount(%q) = %s", s, got)
+		}
+		if quantity, errQuantity := credit.ParseQuantity(s); (errQuantity == nil) != fits || int64(quantity) != int64(got) {
+			t.Errorf("ParseQuantity(%q) = %s, %v, and ParseAmount gives %s", s, quantity, errQuantity, got)
 		}
 	})
 }

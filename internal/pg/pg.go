@@ -10,6 +10,7 @@ package pg
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -59,10 +60,11 @@ func Open(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the database address: %w", err)
 	}
-	pool := sqlx.NewDb(sql.OpenDB(connector), "postgres")
+	var from driver.Connector = connector
 	if o.Keyed {
-		pool = sqlx.NewDb(sql.OpenDB(newPreparing(connector, o.TransactionMax)), "postgres")
+		from = newPreparing(connector, o.TransactionMax)
 	}
+	pool := sqlx.NewDb(sql.OpenDB(from), "postgres")
 	connections := o.ConnectionsMax
 	if connections == 0 {
 		connections = 16

@@ -18,10 +18,14 @@ const statementsMax = 64
 // network fails, unless the options say otherwise.
 const transactionMax = 20 * time.Second
 
-// planMax is how long a plan is kept. One that was made for an empty table may be
-// to read all of it, and Postgres would not make another before the table has
-// been analyzed.
-const planMax = 5 * time.Second
+// closeMax bounds the last message on a connection.
+const (
+	closeMax = 5 * time.Second
+	// planMax is how long a plan is kept. One that was made for an empty table may be
+	// to read all of it, and Postgres would not make another before the table has
+	// been analyzed.
+	planMax = 5 * time.Second
+)
 
 // preparing is a connector whose connections keep what they run prepared, so
 // that Postgres reads and plans each statement once for a connection and not
@@ -116,6 +120,13 @@ func (c *preparingConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver
 		c.planned = clock.Tick()
 	}
 	return c.bareConn.BeginTx(ctx, o)
+}
+
+// Close says goodbye to Postgres, whatever deadline the last transaction had: it
+// may be long past.
+func (c *preparingConn) Close() error {
+	_ = c.socket.SetDeadline(clock.Now().Add(closeMax)) // a socket that is closed says so when it is closed again
+	return c.bareConn.Close()
 }
 
 // statement gives the prepared statement of a text; nil for one that is run as

@@ -130,3 +130,16 @@ func TestATransactionOnAKeyedConnectionIsBounded(t *testing.T) {
 		t.Errorf("a transaction on a connection older than the bound gave %d, %v", got, err)
 	}
 }
+
+// TestAConnectionIsClosedLongAfterItsLastTransaction passes the deadline of one.
+func TestAConnectionIsClosedLongAfterItsLastTransaction(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Open(t, pgtest.DSN(t), pg.Options{Keyed: true, TransactionMax: 500 * time.Millisecond})
+	if err := db.InTx(t.Context(), func(*sqlx.Tx) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(600 * time.Millisecond)
+	if err := db.Close(); err != nil {
+		t.Errorf("closed after its last transaction's time: %v", err)
+	}
+}
