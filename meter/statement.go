@@ -17,6 +17,7 @@ import (
 	"tallystick/api"
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/internal/web"
 	"tallystick/ledger"
 )
@@ -96,15 +97,23 @@ func writeStatement(w http.ResponseWriter, page web.List[api.Transfer]) error {
 	return nil // the status is sent; a client that went away is nobody's mistake
 }
 
-// sqlUsageTotals relies on the index usage_by_account. What is not grouped by is
-// NULL in every row.
+// sqlUsageTotals relies on the indexes usage_by_account and usage_hours_by_account.
+// What is not grouped by is NULL in every row. Of archived usage the hours count
+// that begin within the time.
 const sqlUsageTotals = `
 	SELECT CASE WHEN $5 THEN meter END AS meter,
-		CASE WHEN $6 = 'hour' THEN date_trunc('hour', occurred_at) WHEN $6 = 'day' THEN date_trunc('day', occurred_at) END AS slot,
+		CASE WHEN $6 = 'hour' THEN date_trunc('hour', at) WHEN $6 = 'day' THEN date_trunc('day', at) END AS slot,
 		(SELECT jsonb_object_agg(name, coalesce(dimensions ->> name, '')) FROM unnest($7::text[]) AS name)::text AS dimensions,
-		sum(quantity) AS quantity, sum(credits) AS credits, count(*) AS count
-	FROM usage
-	WHERE part = $1 AND account || '' = $2 AND occurred_at >= $3 AND occurred_at < $4 AND ($8 = '' OR meter = $8)
+		sum(quantity) AS quantity, sum(credits) AS credits, sum(usages)::bigint AS count
+	FROM (
+		SELECT meter, occurred_at AS at, dimensions, quantity, credits, 1 AS usages
+		FROM usage
+		WHERE part = $1 AND account || '' = $2 AND occurred_at >= $3 AND occurred_at < $4 AND ($8 = '' OR meter = $8)
+		UNION ALL
+		SELECT meter, hour, dimensions, quantity, credits, usages
+		FROM usage_hours
+		WHERE part = $1 AND account || '' = $2 AND hour >= $3 AND hour < $4 AND ($8 = '' OR meter = $8)
+	) u
 	GROUP BY 1, 2, 3
 	ORDER BY 2, 1, 3
 	LIMIT $9`
@@ -168,6 +177,9 @@ func (m *Meter) handleUsageTotals(w http.ResponseWriter, r *http.Request) error 
 	}
 	err := m.db.Read(r.Context(), func(tx *sqlx.Tx) error {
 		rows = nil
+		if err := pg.Hold(r.Context(), tx, "usage"); err != nil {
+			return err
+		}
 		if _, err := ledger.ReadAccount(r.Context(), tx, ref); err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 func (p *program) usageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "usage", Short: "Record usage and show totals", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand())
+	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand(), p.usageArchiveCommand())
 	return c
 }
 
