@@ -13,7 +13,7 @@ import (
 )
 
 // archived lets the months of all usage go, 80 days later.
-func (a *audited) archived() {
+func (a *audited) archived(want int64) {
 	a.t.Helper()
 	a.Sim.Advance(80 * 24 * time.Hour)
 	now := a.Clock.Now()
@@ -23,7 +23,7 @@ func (a *audited) archived() {
 	}
 	usages := int64(0)
 	archiver := retention.Archiver{DB: pgtest.Owner(a.t, a.Info.DatabaseURL), Now: a.Clock.Now, Logger: slog.New(slog.DiscardHandler), Dir: a.t.TempDir()}
-	if err := archiver.Run(a.t.Context(), before, func(r retention.Archive) { usages += r.Usages }); err != nil || usages != 2 {
+	if err := archiver.Run(a.t.Context(), before, func(r retention.Archive) { usages += r.Usages }); err != nil || usages != want {
 		a.t.Fatalf("archived %d usages, %v", usages, err)
 	}
 }
@@ -38,7 +38,10 @@ func TestUsageIsComparedAfterItsArchive(t *testing.T) {
 	a.Pass(3 * time.Minute)
 	hour := a.Clock.Now().Truncate(time.Hour)
 	window := fmt.Sprintf(`{"checks": ["usage.totals"], "from": %q, "to": %q}`, hour.Format(time.RFC3339), hour.Add(90*time.Minute).Format(time.RFC3339))
-	a.archived()
+	a.Sim.Advance(hour.Add(100 * time.Minute).Sub(a.Clock.Now()))
+	a.Use("usage-0003", 1) // in the hour that the window cuts, behind its end
+	a.Pass(3 * time.Minute)
+	a.archived(3)
 	compare := func() (api.Run, []api.Finding) {
 		t.Helper()
 		a.Sim.Advance(time.Minute) // a slot of its own
@@ -75,10 +78,34 @@ func TestArchivedUsageFromBeforeTheBindingIsNotStripes(t *testing.T) {
 	a.Use("usage-0002", 5)
 	hour := a.Clock.Now().Truncate(time.Hour)
 	a.Pass(3 * time.Minute)
-	a.archived()
+	a.archived(2)
 	a.vandalise("UPDATE meters SET stripe_bound_at = $1", hour.Add(48*time.Hour))
 	found := a.runWith(fmt.Sprintf(`{"checks": ["usage.totals"], "from": %q, "to": %q}`, hour.Format(time.RFC3339), hour.Add(time.Hour).Format(time.RFC3339)))
 	if len(found) != 1 || found[0].Ours != "0" || found[0].Theirs != "12" {
 		t.Errorf("found %+v, want all that Stripe has to be too much", found)
+	}
+}
+
+// TestAFindingFromBeforeTheArchiveIsNotRepairedAfterIt opens one about the first
+// minute of an hour, of which only the whole hour is left when it is repaired.
+func TestAFindingFromBeforeTheArchiveIsNotRepairedAfterIt(t *testing.T) {
+	t.Parallel()
+	a := open(t, nil)
+	a.Use("usage-0002", 5)
+	a.Pass(3 * time.Minute)
+	hour := a.Clock.Now().Truncate(time.Hour)
+	a.vandalise("UPDATE usage SET quantity = quantity + 3000000, occurred_at = $1 WHERE usage_id = 'usage-0002'", hour)
+	found := a.run()
+	if len(found) != 1 || found[0].Repair == "" {
+		t.Fatalf("found %+v", found)
+	}
+	a.archived(2)
+	a.Call(http.MethodPost, "/v1/findings/"+found[0].ID+"/repair", `{}`)
+	var list struct{ Data []api.Delivery }
+	a.Want(http.StatusOK, http.MethodGet, "/v1/deliveries", nil, &list)
+	for _, d := range list.Data {
+		if d.Origin == "repair" {
+			t.Errorf("it sent %+v", d)
+		}
 	}
 }
