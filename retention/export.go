@@ -217,7 +217,7 @@ func (a *Archiver) compare(ctx context.Context, tx *sqlx.Tx, m month) (s sums, e
 // writeSums notes the hash of one file in SHA256SUMS and keeps those of others.
 func (a *Archiver) writeSums(name string, hash []byte) error {
 	path := filepath.Join(a.Dir, sumsName)
-	content, err := os.ReadFile(path) //nolint:gosec // the operator names the directory
+	content, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -232,7 +232,7 @@ func (a *Archiver) writeSums(name string, hash []byte) error {
 		return strings.Compare(x[strings.Index(x, "\x00")+1:], y[strings.Index(y, "\x00")+1:])
 	})
 	text := strings.ReplaceAll(strings.Join(lines, "\n"), "\x00", "  ") + "\n"
-	f, err := os.OpenFile(path+".partial", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // the operator names the directory
+	f, err := os.OpenFile(path+".partial", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,13 @@ func TestUsageArchive(t *testing.T) {
 	settings := []string{"DATABASE_URL=" + dsn}
 	month := func(n int) string { return first.AddDate(0, n, 0).Format("2006-01") }
 	for _, args := range [][]string{
-		{}, {"--before", month(1)}, {"--out", dir}, {"--before", "May", "--out", dir}, {"--before", clock.Now().Format("2006-01"), "--out", dir},
-		{"--before", month(1), "--out", dir, "--format", "csv"}, {"--before", month(1), "--out", dir, "more"},
+		{},
+		{"--before", month(1)},
+		{"--out", dir},
+		{"--before", "May", "--out", dir},
+		{"--before", clock.Now().Format("2006-01"), "--out", dir},
+		{"--before", month(1), "--out", dir, "--format", "csv"},
+		{"--before", month(1), "--out", dir, "more"},
 	} {
 		if code, _, stderr := cli(t, settings, append([]string{"usage", "archive"}, args...)...); code != exitUsage || stderr == "" {
 			t.Errorf("%q ended with %d: %s", args, code, stderr)
