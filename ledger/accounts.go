@@ -171,20 +171,17 @@ func ListAccounts(ctx context.Context, tx *sqlx.Tx, after Ref, limit int) ([]Acc
 	return accounts, nil
 }
 
+// sqlOpenGrants relies on the index grants_open.
+const sqlOpenGrants = `
+	SELECT grant_id, kind, credits, remaining, priority, expires_at, reason, payment, fingerprint, transfer_version, created_at
+	FROM grants
+	WHERE part = $1 AND account = $2 AND remaining > 0`
+
 // ReadGrants gives the open grants of an account in the order of spending.
 func ReadGrants(ctx context.Context, tx *sqlx.Tx, ref Ref) ([]Grant, error) {
-	var rows []struct {
-		Part    int16  `db:"part"`
-		Account string `db:"account"`
-		Grant
-	}
-	parts, accounts := columns([]Ref{ref})
-	if err := tx.SelectContext(ctx, &rows, sqlOpenGrants, parts, accounts); err != nil {
+	var grants []Grant
+	if err := tx.SelectContext(ctx, &grants, sqlOpenGrants, ref.Part, ref.Account); err != nil {
 		return nil, fmt.Errorf("read grants of %s: %w", ref.Account, err)
-	}
-	grants := make([]Grant, len(rows))
-	for i, r := range rows {
-		grants[i] = r.Grant
 	}
 	slices.SortFunc(grants, func(a, b Grant) int { return a.before(&b) })
 	return grants, nil

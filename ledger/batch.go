@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
+	"tallystick/internal/pg"
 )
 
 // Batch is a set of locked accounts and what is to be written about them.
@@ -19,8 +19,15 @@ type Batch struct {
 	states    map[Ref]*State
 	stored    map[*Grant]credit.Amount // remainders as they stand in the database
 	known     map[*Grant]Ref
+	byID      map[grantKey]*Grant
+	clawed    map[*Grant]credit.Amount // what refunds took back, as far as it was asked for
 	transfers []Transfer
 	made      []*Grant
+}
+
+type grantKey struct {
+	ref Ref
+	id  string
 }
 
 type accountRow struct {
@@ -40,6 +47,37 @@ const sqlLockAccounts = `
 	ORDER BY a.part, a.account
 	FOR UPDATE OF a`
 
+// sqlLoad locks like sqlLockAccounts and reads the open grants behind it, in one
+// round trip. It relies on accounts_pkey and on the index grants_open.
+const sqlLoad = `
+	SELECT part, account, available, held, debt, version, overdraft, chain,
+		grant_id, kind, credits, remaining, priority, expires_at, reason, payment, fingerprint, transfer_version, created_at
+	FROM ledger_load($1::smallint[], $2::text[])`
+
+// loadedRow is an account with one of its open grants; the columns of a grant
+// are NULL where it has none.
+type loadedRow struct {
+	accountRow
+	GrantID         *string        `db:"grant_id"`
+	Kind            *Kind          `db:"kind"`
+	Credits         *credit.Amount `db:"credits"`
+	Remaining       *credit.Amount `db:"remaining"`
+	Priority        *int           `db:"priority"`
+	ExpiresAt       *time.Time     `db:"expires_at"`
+	Reason          *string        `db:"reason"`
+	Payment         *string        `db:"payment"`
+	Fingerprint     []byte         `db:"fingerprint"`
+	TransferVersion *int64         `db:"transfer_version"`
+	CreatedAt       *time.Time     `db:"created_at"`
+}
+
+func (r *loadedRow) grant() *Grant {
+	return &Grant{
+		ID: *r.GrantID, Kind: *r.Kind, Credits: *r.Credits, Remaining: *r.Remaining, Priority: *r.Priority, ExpiresAt: r.ExpiresAt,
+		Reason: *r.Reason, Payment: r.Payment, Fingerprint: r.Fingerprint, TransferVersion: *r.TransferVersion, CreatedAt: *r.CreatedAt,
+	}
+}
+
 // Load locks the accounts and reads their open grants. Accounts that do not
 // exist are absent from the batch.
 func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
@@ -47,55 +85,42 @@ func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
 	slices.SortFunc(refs, Ref.Compare)
 	refs = slices.Compact(refs)
 	parts, accounts := columns(refs)
-	var rows []accountRow
-	if err := tx.SelectContext(ctx, &rows, sqlLockAccounts, parts, accounts); err != nil {
+	var rows []loadedRow
+	if err := tx.SelectContext(ctx, &rows, sqlLoad, parts, accounts); err != nil {
 		return nil, fmt.Errorf("lock accounts: %w", err)
 	}
-	b := &Batch{states: make(map[Ref]*State, len(rows)), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}}
-	for _, r := range rows {
+	b := &Batch{
+		states: make(map[Ref]*State, len(refs)), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}, byID: map[grantKey]*Grant{},
+		clawed: map[*Grant]credit.Amount{},
+	}
+	for i := range rows {
+		r := &rows[i]
 		ref := Ref{Part: r.Part, Account: r.Account}
-		b.states[ref] = &State{Ref: ref, Balance: r.Balance, Overdraft: r.Overdraft, Chain: r.Chain}
-	}
-	return b, b.loadGrants(ctx, tx, parts, accounts)
-}
-
-// sqlOpenGrants relies on the index grants_open. It runs after the lock, so that
-// it sees what the transaction that held the lock before has written.
-const sqlOpenGrants = `
-	SELECT g.part, g.account, g.grant_id, g.kind, g.credits, g.remaining, g.priority, g.expires_at, g.reason, g.payment, g.fingerprint,
-		g.transfer_version, g.created_at
-	FROM grants g
-	JOIN unnest($1::smallint[], $2::text[]) AS r (part, account) ON g.part = r.part AND g.account = r.account
-	WHERE g.remaining > 0`
-
-func (b *Batch) loadGrants(ctx context.Context, tx *sqlx.Tx, parts, accounts any) error {
-	var rows []struct {
-		Part    int16  `db:"part"`
-		Account string `db:"account"`
-		Grant
-	}
-	if err := tx.SelectContext(ctx, &rows, sqlOpenGrants, parts, accounts); err != nil {
-		return fmt.Errorf("read open grants: %w", err)
-	}
-	for _, r := range rows {
-		ref := Ref{Part: r.Part, Account: r.Account}
-		if s := b.states[ref]; s != nil {
-			g := r.Grant
-			s.Grants = append(s.Grants, &g)
-			b.adopt(ref, &g)
+		if b.states[ref] == nil {
+			b.states[ref] = &State{Ref: ref, Balance: r.Balance, Overdraft: r.Overdraft, Chain: r.Chain}
+		}
+		if r.GrantID != nil {
+			g := r.grant()
+			b.states[ref].Grants = append(b.states[ref].Grants, g)
+			b.adopt(ref, g)
 		}
 	}
 	for _, s := range b.states {
 		slices.SortFunc(s.Grants, (*Grant).before)
 	}
-	return nil
+	return b, nil
 }
 
 // adopt remembers a grant that stands in the database, so that Save writes its
 // remainder if it changes.
 func (b *Batch) adopt(ref Ref, g *Grant) {
 	b.stored[g] = g.Remaining
+	b.know(ref, g)
+}
+
+func (b *Batch) know(ref Ref, g *Grant) {
 	b.known[g] = ref
+	b.byID[grantKey{ref, g.ID}] = g
 }
 
 // State is a locked account, for reading; nil when it does not exist.
@@ -115,13 +140,13 @@ func (b *Batch) Apply(ref Ref, op Operation) ([]Transfer, error) {
 	}
 	b.transfers = append(b.transfers, transfers...)
 	for _, g := range s.Made {
-		b.known[g] = ref
+		b.know(ref, g)
 		b.made = append(b.made, g)
 	}
 	s.Made = nil
 	if op.Grant != nil {
 		if _, stands := b.known[op.Grant]; !stands && b.isNew(op) {
-			b.known[op.Grant] = ref
+			b.know(ref, op.Grant)
 			b.made = append(b.made, op.Grant)
 		}
 	}
@@ -141,10 +166,8 @@ const sqlGrant = `
 // Grant gives one grant of a locked account, open or not, as an Operation needs
 // it; the error is sql.ErrNoRows when there is none.
 func (b *Batch) Grant(ctx context.Context, tx *sqlx.Tx, ref Ref, id string) (*Grant, error) {
-	for g, at := range b.known {
-		if at == ref && g.ID == id {
-			return g, nil
-		}
+	if g := b.byID[grantKey{ref, id}]; g != nil {
+		return g, nil
 	}
 	var g Grant
 	if err := tx.GetContext(ctx, &g, sqlGrant, ref.Part, ref.Account, id); err != nil {
@@ -154,62 +177,49 @@ func (b *Batch) Grant(ctx context.Context, tx *sqlx.Tx, ref Ref, id string) (*Gr
 	return &g, nil
 }
 
-// Save writes everything that was applied: transfers, new grants, changed
-// remainders, balances. Each is one statement, whatever the size of the batch.
+// sqlSave relies on transfers_pkey for L3, on grants_pkey and accounts_pkey, and
+// on the locks that Load took.
+const sqlSave = `
+	SELECT ledger_save($1::smallint[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+		$11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::timestamptz[], $17::bytea[],
+		$18::smallint[], $19::text[], $20::text[], $21::bigint[],
+		$22::smallint[], $23::text[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bytea[])`
+
+// Save writes everything that was applied: transfers, changed remainders,
+// balances, new grants. But for those it is one statement, whatever the size of
+// the batch.
 func (b *Batch) Save(ctx context.Context, tx *sqlx.Tx) error {
 	if len(b.transfers) == 0 {
 		return nil
 	}
-	if err := b.saveTransfers(ctx, tx); err != nil {
-		return err
+	arguments := slices.Concat(b.transferColumns(), b.remainderColumns(), b.balanceColumns())
+	if _, err := tx.ExecContext(ctx, sqlSave, arguments...); err != nil {
+		return fmt.Errorf("write transfers, remainders and balances: %w", err)
 	}
-	if err := b.saveNewGrants(ctx, tx); err != nil {
-		return err
-	}
-	if err := b.saveRemainders(ctx, tx); err != nil {
-		return err
-	}
-	return b.saveBalances(ctx, tx)
+	return b.saveNewGrants(ctx, tx)
 }
 
-// sqlInsertTransfers relies on transfers_pkey for L3. An array of arrays cannot be
-// unnested row by row, so the grants travel as array literals.
-const sqlInsertTransfers = `
-	INSERT INTO transfers (part, account, version, kind, amount, source, target, cause, grant_ids, grant_amounts,
-		available_after, held_after, debt_after, actor, note, posted_at, hash)
-	SELECT part, account, version, kind, amount, source, target, cause, grant_ids::text[], grant_amounts::bigint[],
-		available_after, held_after, debt_after, actor, note, posted_at, hash
-	FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-		$11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::timestamptz[], $17::bytea[])
-		AS t (part, account, version, kind, amount, source, target, cause, grant_ids, grant_amounts,
-		available_after, held_after, debt_after, actor, note, posted_at, hash)`
-
-func (b *Batch) saveTransfers(ctx context.Context, tx *sqlx.Tx) error {
+func (b *Batch) transferColumns() []any {
 	n := len(b.transfers)
-	refs, versions := make([]Ref, 0, n), make(pq.Int64Array, 0, n)
-	kinds, amounts := make(pq.StringArray, 0, n), make(pq.Int64Array, 0, n)
-	sources, targets, causes := make(pq.StringArray, 0, n), make(pq.StringArray, 0, n), make(pq.StringArray, 0, n)
-	grantIDs, grantAmounts := make(pq.StringArray, 0, n), make(pq.StringArray, 0, n)
-	available, held, debt := make(pq.Int64Array, 0, n), make(pq.Int64Array, 0, n), make(pq.Int64Array, 0, n)
-	actors, notes, times, hashes := make(pq.StringArray, 0, n), make(pq.StringArray, 0, n), make(pq.StringArray, 0, n), make(pq.ByteaArray, 0, n)
+	numbers := func() pg.Bigints { return make(pg.Bigints, n) }
+	texts := func() pg.Texts { return make(pg.Texts, n) }
+	refs, versions, kinds, amounts := make([]Ref, n), numbers(), texts(), numbers()
+	sources, targets, causes, grantIDs, grantAmounts := texts(), texts(), texts(), texts(), texts()
+	available, held, debt := numbers(), numbers(), numbers()
+	actors, notes, times, hashes := texts(), texts(), make(pg.Times, n), make(pg.Byteas, n)
 	for i := range b.transfers {
 		t := &b.transfers[i]
-		refs, versions = append(refs, t.Ref), append(versions, t.Version)
-		kinds, amounts = append(kinds, string(t.Kind)), append(amounts, int64(t.Amount))
-		sources, targets, causes = append(sources, string(t.Source)), append(targets, string(t.Target)), append(causes, t.Cause)
-		ids, changes := grantLiterals(t)
-		grantIDs, grantAmounts = append(grantIDs, ids), append(grantAmounts, changes)
-		available, held, debt = append(available, int64(t.After.Available)), append(held, int64(t.After.Held)), append(debt, int64(t.After.Debt))
-		actors, notes = append(actors, t.Actor), append(notes, t.Note)
-		times, hashes = append(times, t.PostedAt.Format(timeLayout)), append(hashes, t.Hash)
+		refs[i], versions[i], kinds[i], amounts[i] = t.Ref, t.Version, string(t.Kind), int64(t.Amount)
+		sources[i], targets[i], causes[i] = string(t.Source), string(t.Target), t.Cause
+		grantIDs[i], grantAmounts[i] = grantLiterals(t)
+		available[i], held[i], debt[i] = int64(t.After.Available), int64(t.After.Held), int64(t.After.Debt)
+		actors[i], notes[i], times[i], hashes[i] = t.Actor, t.Note, t.PostedAt, t.Hash
 	}
 	parts, accounts := columns(refs)
-	_, err := tx.ExecContext(ctx, sqlInsertTransfers, parts, accounts, versions, kinds, amounts, sources, targets, causes,
-		grantIDs, grantAmounts, available, held, debt, actors, notes, times, hashes)
-	if err != nil {
-		return fmt.Errorf("insert transfers: %w", err)
+	return []any{
+		parts, accounts, versions, kinds, amounts, sources, targets, causes, grantIDs, grantAmounts, available, held, debt,
+		actors, notes, times, hashes,
 	}
-	return nil
 }
 
 // grantLiterals writes the grants of a transfer as array literals. Ids of grants
@@ -251,65 +261,41 @@ func (b *Batch) saveNewGrants(ctx context.Context, tx *sqlx.Tx) error {
 	return nil
 }
 
-// sqlUpdateRemainders relies on grants_pkey and on the account's lock.
-const sqlUpdateRemainders = `
-	UPDATE grants g
-	SET remaining = r.remaining
-	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[]) AS r (part, account, grant_id, remaining)
-	WHERE g.part = r.part AND g.account = r.account AND g.grant_id = r.grant_id`
-
-func (b *Batch) saveRemainders(ctx context.Context, tx *sqlx.Tx) error {
+func (b *Batch) remainderColumns() []any {
 	var refs []Ref
-	var ids pq.StringArray
-	var remainders pq.Int64Array
+	var ids pg.Texts
+	var remainders pg.Bigints
 	for g, stored := range b.stored {
 		if g.Remaining != stored {
 			refs, ids, remainders = append(refs, b.known[g]), append(ids, g.ID), append(remainders, int64(g.Remaining))
 		}
 	}
-	if len(refs) == 0 {
-		return nil
-	}
 	parts, accounts := columns(refs)
-	if _, err := tx.ExecContext(ctx, sqlUpdateRemainders, parts, accounts, ids, remainders); err != nil {
-		return fmt.Errorf("update grants' remainders: %w", err)
-	}
-	return nil
+	return []any{parts, accounts, ids, remainders}
 }
 
-// sqlUpdateBalances relies on accounts_pkey and on the lock that Load took.
-const sqlUpdateBalances = `
-	UPDATE accounts a
-	SET available = r.available, held = r.held, debt = r.debt, version = r.version, chain = r.chain
-	FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[])
-		AS r (part, account, available, held, debt, version, chain)
-	WHERE a.part = r.part AND a.account = r.account`
-
-func (b *Batch) saveBalances(ctx context.Context, tx *sqlx.Tx) error {
-	last := map[Ref]*State{}
+func (b *Batch) balanceColumns() []any {
+	last := make(map[Ref]*State, len(b.states))
 	for i := range b.transfers {
 		last[b.transfers[i].Ref] = b.states[b.transfers[i].Ref]
 	}
 	refs := slices.SortedFunc(maps.Keys(last), Ref.Compare)
-	var available, held, debt, versions pq.Int64Array
-	var chains pq.ByteaArray
+	var available, held, debt, versions pg.Bigints
+	var chains pg.Byteas
 	for _, ref := range refs {
 		s := last[ref]
 		available, held, debt = append(available, int64(s.Available)), append(held, int64(s.Held)), append(debt, int64(s.Debt))
 		versions, chains = append(versions, s.Version), append(chains, s.Chain)
 	}
 	parts, accounts := columns(refs)
-	if _, err := tx.ExecContext(ctx, sqlUpdateBalances, parts, accounts, available, held, debt, versions, chains); err != nil {
-		return fmt.Errorf("update balances: %w", err)
-	}
-	return nil
+	return []any{parts, accounts, available, held, debt, versions, chains}
 }
 
 // columns turns Refs into the two arrays that unnest takes.
-func columns(refs []Ref) (parts pq.Int64Array, accounts pq.StringArray) {
-	parts, accounts = make(pq.Int64Array, len(refs)), make(pq.StringArray, len(refs))
+func columns(refs []Ref) (parts pg.Smallints, accounts pg.Texts) {
+	parts, accounts = make(pg.Smallints, len(refs)), make(pg.Texts, len(refs))
 	for i, r := range refs {
-		parts[i], accounts[i] = int64(r.Part), r.Account
+		parts[i], accounts[i] = r.Part, r.Account
 	}
 	return parts, accounts
 }

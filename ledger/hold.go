@@ -6,10 +6,10 @@ import (
 	"fmt"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 )
 
 // Hold is what a reservation holds, for the operation that ends it.
@@ -151,37 +151,74 @@ func (d *decision) home(amount credit.Amount) *Grant {
 	return g
 }
 
-// sqlClawed relies on the index clawbacks_by_grant and on the account's lock.
-const sqlClawed = `
-	SELECT grant_id, sum(credits) AS credits
-	FROM clawbacks
-	WHERE part = $1 AND account = $2 AND grant_id = ANY ($3::text[])
-	GROUP BY grant_id`
+// sqlHeldGrants relies on grants_pkey, on the index clawbacks_by_grant and on the
+// accounts' locks.
+const sqlHeldGrants = `
+	SELECT g.part, g.account, g.grant_id, g.kind, g.credits, g.remaining, g.priority, g.expires_at, g.reason, g.payment, g.fingerprint,
+		g.transfer_version, g.created_at,
+		coalesce((SELECT sum(c.credits) FROM clawbacks c WHERE c.part = g.part AND c.account = g.account AND c.grant_id = g.grant_id), 0) AS clawed
+	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, grant_id)
+	JOIN grants g ON g.part = k.part AND g.account = k.account AND g.grant_id = k.grant_id`
+
+// ReadHeld reads the grants that holds of locked accounts came out of, with what
+// refunds took back of them, for Hold.
+func (b *Batch) ReadHeld(ctx context.Context, tx *sqlx.Tx, held map[Ref][]string) error {
+	var refs []Ref
+	var ids pg.Texts
+	asked := map[grantKey]bool{}
+	for ref, grants := range held {
+		for _, id := range grants {
+			if key := (grantKey{ref, id}); !asked[key] && !b.hasClawed(key) {
+				asked[key] = true
+				refs, ids = append(refs, ref), append(ids, id)
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	parts, accounts := columns(refs)
+	var rows []struct {
+		Part    int16  `db:"part"`
+		Account string `db:"account"`
+		Grant
+		Clawed credit.Amount `db:"clawed"`
+	}
+	if err := tx.SelectContext(ctx, &rows, sqlHeldGrants, parts, accounts, ids); err != nil {
+		return fmt.Errorf("read grants that holds came out of: %w", err)
+	}
+	for i := range rows {
+		r := &rows[i]
+		ref := Ref{Part: r.Part, Account: r.Account}
+		g := b.byID[grantKey{ref, r.ID}]
+		if g == nil {
+			g = &r.Grant
+			b.adopt(ref, g)
+		}
+		b.clawed[g] = r.Clawed
+	}
+	return nil
+}
+
+func (b *Batch) hasClawed(key grantKey) bool {
+	_, ok := b.clawed[b.byID[key]]
+	return ok
+}
 
 // Hold gives what a reservation of a locked account holds, as an Operation needs
-// it: so many credits, out of these grants.
+// it: so many credits, out of these grants. Those that ReadHeld has not read yet
+// are read.
 func (b *Batch) Hold(ctx context.Context, tx *sqlx.Tx, ref Ref, credits credit.Amount, grantIDs []string, amounts []int64) (*Hold, error) {
+	if err := b.ReadHeld(ctx, tx, map[Ref][]string{ref: grantIDs}); err != nil {
+		return nil, err
+	}
 	h := &Hold{Credits: credits}
-	if len(grantIDs) == 0 {
-		return h, nil
-	}
-	var rows []struct {
-		ID      string        `db:"grant_id"`
-		Credits credit.Amount `db:"credits"`
-	}
-	if err := tx.SelectContext(ctx, &rows, sqlClawed, ref.Part, ref.Account, pq.StringArray(grantIDs)); err != nil {
-		return nil, fmt.Errorf("read what refunds took back of %s: %w", ref.Account, err)
-	}
-	clawed := map[string]credit.Amount{}
-	for _, r := range rows {
-		clawed[r.ID] = r.Credits
-	}
 	for i, id := range grantIDs {
-		g, err := b.Grant(ctx, tx, ref, id)
-		if err != nil {
-			return nil, err
+		g := b.byID[grantKey{ref, id}]
+		if g == nil {
+			return nil, fault.ErrBroken.With(fmt.Errorf("a hold of %s came out of grant %s, which does not exist", ref.Account, id))
 		}
-		h.Parts = append(h.Parts, Part{Grant: g, Credits: credit.Amount(amounts[i]), Clawed: clawed[id]})
+		h.Parts = append(h.Parts, Part{Grant: g, Credits: credit.Amount(amounts[i]), Clawed: b.clawed[g]})
 	}
 	return h, nil
 }

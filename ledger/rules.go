@@ -80,10 +80,15 @@ const sqlVerifyUsage = `
 	WHERE (u.usage_id IS NULL OR t.version IS NULL OR u.credits <> t.amount OR u.recorded_at <> t.posted_at)
 		AND NOT (u.usage_id IS NULL AND EXISTS (SELECT FROM usage_archives a WHERE t.posted_at >= a.month AND t.posted_at < a.until))`
 
-// sqlVerifyRates makes sure that each usage names a rate that was in force once.
+// sqlVerifyRates makes sure that each usage, and each reservation, names a rate
+// that was in force once.
 const sqlVerifyRates = `
-	SELECT u.account || ', usage ' || u.usage_id || ': version ' || u.rate_version || ' of the rates of ' || u.meter || ' is unknown'
-	FROM usage u
+	SELECT u.account || ', ' || u.what || ' ' || u.id || ': version ' || u.rate_version || ' of the rates of ' || u.meter || ' is unknown'
+	FROM (
+		SELECT account, 'usage' AS what, usage_id AS id, meter, rate_version FROM usage
+		UNION ALL
+		SELECT account, 'reservation', reservation_id, meter, rate_version FROM reservations
+	) u
 	WHERE NOT EXISTS (SELECT FROM meter_rates r WHERE r.meter = u.meter AND r.version = u.rate_version)`
 
 // sqlVerifyAccounts makes sure that each transfer is some account's. The rules
@@ -224,6 +229,8 @@ const sqlVerifyHolds = `
 	) j ON j.part = r.part AND j.account = r.account AND j.cause = r.reservation_id
 	WHERE r.reservation_id IS NULL OR j.cause IS NULL OR j.holds <> 1 OR j.hold_version <> r.hold_version
 		OR (r.credits, r.captured, r.returned, r.expired) IS DISTINCT FROM (j.held, j.captured, j.returned, j.expired)
+		OR (r.end_version IS NOT NULL AND NOT EXISTS (
+			SELECT FROM transfers e WHERE e.part = r.part AND e.account = r.account AND e.version = r.end_version AND e.cause = r.reservation_id AND e.kind <> 'hold'))
 		OR r.captured + r.returned + r.expired <> CASE WHEN r.state IN ('open', 'in_doubt') THEN 0 ELSE r.credits END
 		OR (r.usage_id IS NOT NULL) <> (j.captures > 0) OR (r.state = 'captured' AND r.usage_id IS NULL) OR (r.state IN ('open', 'in_doubt', 'released') AND r.usage_id IS NOT NULL)`
 

@@ -25,7 +25,9 @@ type definition struct {
 	Unit           string        `db:"unit"`
 	Aggregation    string        `db:"aggregation"`
 	EventName      *string       `db:"stripe_event_name"`
+	Revision       int           `db:"revision"` // rises with every change
 	RateVersion    int           `db:"rate_version"`
+	Latest         int           `db:"latest"` // version, where that of the rates was chosen
 	CreditsPerUnit credit.Amount `db:"credits_per_unit"`
 	RatesJSON      string        `db:"rates"`
 	CreatedAt      time.Time     `db:"created_at"`
@@ -82,23 +84,12 @@ func (d *definition) wire() api.Meter {
 
 // sqlReadDefinitions relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitions = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter = ANY ($1::text[])`
 
-func readDefinitions(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[string]*definition, error) {
-	names := make(pq.StringArray, 0, 4)
-	seen := map[string]bool{}
-	for _, u := range usages {
-		if !seen[u.meter] {
-			seen[u.meter] = true
-			names = append(names, u.meter)
-		}
-	}
-	return readMeters(ctx, tx, names)
-}
-
+// readMeters reads what is in effect now.
 func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*definition, error) {
 	var rows []*definition
 	if err := tx.SelectContext(ctx, &rows, sqlReadDefinitions, pq.StringArray(names)); err != nil {
@@ -116,7 +107,7 @@ func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*d
 
 // sqlReadDefinitionAt relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitionAt = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter
 	WHERE m.meter = $1 AND r.version = $2`

@@ -14,18 +14,17 @@ import (
 	"tallystick/ledger"
 )
 
-// ending is work on one reservation under its account's lock.
+// ending is work on one reservation.
 type ending struct {
-	m       *Meter
-	tx      *sqlx.Tx
-	batch   *ledger.Batch
-	row     *reservation
-	now     time.Time
-	by      string
-	changed bool    // there is something to save
-	again   bool    // the answer is that of an earlier request
-	usage   *record // to insert, or the one that stands
-	fresh   bool    // usage is to be inserted
+	whose
+	on ledger.Ref
+	fn func(ctx context.Context, e *ending) error
+
+	*group
+	row     *reservation // as it stands in the group, and at the end as it is to be answered
+	again   bool         // the answer is that of an earlier request
+	usage   *record      // what the capture made, or the one that stands
+	refused error
 }
 
 // whose names a reservation and who works on it.
@@ -33,91 +32,57 @@ type whose struct {
 	id      string
 	account string // "" finds it by its id alone
 	by      string
-	skip    bool // pass over an account that somebody works on
 }
 
-// errBusy says that another transaction has the account's lock.
-var errBusy = &fault.Error{Kind: fault.KindConflict, Code: "account_busy", Public: "somebody works on the account"}
-
-// sqlTryAccount takes the account's lock, as every change of the account does
-// first, or nothing where somebody has it. It relies on accounts_pkey.
-const sqlTryAccount = `SELECT account FROM accounts WHERE part = $1 AND account = $2 FOR UPDATE SKIP LOCKED`
-
-// load locks the account of a reservation.
-func (w whose) load(ctx context.Context, tx *sqlx.Tx) (ledger.Ref, *ledger.Batch, error) {
-	ref, err := findReservation(ctx, tx, w.id, w.account)
-	if err != nil {
-		return ref, nil, err
-	}
-	if w.skip {
-		var free []string
-		if err := tx.SelectContext(ctx, &free, sqlTryAccount, ref.Part, ref.Account); err != nil {
-			return ref, nil, fmt.Errorf("try the lock of %s: %w", ref.Account, err)
-		}
-		if len(free) == 0 {
-			return ref, nil, errBusy
-		}
-	}
-	batch, err := ledger.Load(ctx, tx, []ledger.Ref{ref})
-	if err == nil && batch.State(ref) == nil {
-		err = ledger.ErrNoAccount
-	}
-	return ref, batch, err
-}
-
-// end runs fn on a reservation under its account's lock, and saves what it did.
-// One that is due expires first, which stands whatever fn then refuses.
-func (m *Meter) end(ctx context.Context, w whose, fn func(ctx context.Context, e *ending) error) (e *ending, err error) {
-	var refusal error
-	err = m.settled(ctx, func(ctx context.Context, tx *sqlx.Tx) error {
-		refusal = nil
-		ref, batch, err := w.load(ctx, tx)
+// end runs fn on a reservation in its account's lane. One that is due expires
+// first, which stands whatever fn then refuses.
+func (m *Meter) end(ctx context.Context, w whose, fn func(ctx context.Context, e *ending) error) (*ending, error) {
+	e := &ending{whose: w, on: ledger.RefOf(w.account), fn: fn}
+	if w.account == "" {
+		err := m.db.Read(ctx, func(tx *sqlx.Tx) (err error) {
+			e.on, err = findReservation(ctx, tx, w.id, "")
+			return err
+		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		e = &ending{m: m, tx: tx, batch: batch, now: m.now().UTC().Truncate(time.Microsecond), by: w.by}
-		if e.row, err = readReservation(ctx, tx, ref, w.id); err != nil {
-			return err
-		}
-		if e.row == nil {
-			return errNoReservation
-		}
-		if e.row.State == stateOpen && !e.row.ExpiresAt.After(e.now) {
-			if err := e.expire(ctx); err != nil {
-				return err
-			}
-		}
-		if err := fn(ctx, e); err != nil {
-			if fault.KindOf(err) != fault.KindConflict || !e.changed {
-				return err
-			}
-			refusal = err // the expiry before it stands
-		}
-		return e.save(ctx)
-	})
-	if err == nil {
-		err = refusal
 	}
-	return e, err
+	if err := m.do(ctx, e); err != nil {
+		return nil, err
+	}
+	return e, e.refused
 }
 
-// save writes what was decided: transfers first, because the rows refer to them.
-func (e *ending) save(ctx context.Context) error {
-	if !e.changed {
-		return nil
+func (e *ending) ref() ledger.Ref { return e.on }
+
+func (e *ending) needs(n *needs) { n.reservations = append(n.reservations, usageKey{e.on, e.id}) }
+
+func (e *ending) decide(ctx context.Context, g *group) error {
+	e.group, e.row, e.again, e.usage, e.refused = g, nil, false, nil, nil
+	err := e.run(ctx)
+	if err != nil && refusal(err) {
+		e.refused, err = err, nil
 	}
-	if err := e.batch.Save(ctx, e.tx); err != nil {
-		return err
+	if e.row != nil {
+		stands := *e.row // others of the group may go on with the row
+		e.row = &stands
 	}
-	if e.fresh {
-		if err := insertRecords(ctx, e.tx, []*record{e.usage}); err != nil {
+	return err
+}
+
+func (e *ending) run(ctx context.Context) error {
+	if e.batch.State(e.on) == nil {
+		return ledger.ErrNoAccount
+	}
+	if e.row = e.reservations[usageKey{e.on, e.id}]; e.row == nil {
+		return errNoReservation
+	}
+	if e.row.State == stateOpen && !e.row.ExpiresAt.After(e.now) {
+		if err := e.expire(ctx); err != nil {
 			return err
 		}
-		if err := e.m.stage(ctx, e.tx, e.now, []*record{e.usage}); err != nil {
-			return err
-		}
 	}
-	return e.row.update(ctx, e.tx)
+	return e.fn(ctx, e)
 }
 
 // apply posts what ends the hold and notes in the row what became of it.
@@ -144,7 +109,7 @@ func (e *ending) apply(ctx context.Context, op ledger.Operation, state string) (
 	}
 	last := transfers[len(transfers)-1]
 	r.State, r.EndVersion, r.EndedAt, r.Balance = state, &last.Version, &e.now, last.After
-	e.changed = true
+	e.changed[r] = true
 	return transfers, nil
 }
 
@@ -174,7 +139,7 @@ func (e *ending) extend(ttl time.Duration) error {
 		return e.row.closed()
 	}
 	if until := e.now.Add(ttl); until.After(e.row.ExpiresAt) {
-		e.row.ExpiresAt, e.changed = until, true
+		e.row.ExpiresAt, e.changed[e.row] = until, true
 	}
 	return nil
 }
@@ -189,7 +154,7 @@ func (e *ending) doubt(reason string) error {
 	case !e.row.live():
 		return e.row.closed()
 	}
-	e.row.State, e.row.Reason, e.row.DoubtedAt, e.changed = stateInDoubt, reason, &e.now, true
+	e.row.State, e.row.Reason, e.row.DoubtedAt, e.changed[e.row] = stateInDoubt, reason, &e.now, true
 	return nil
 }
 
@@ -233,7 +198,9 @@ func (e *ending) capture(ctx context.Context, c capture) error {
 	last := transfers[len(transfers)-1]
 	usage.TransferVersion, usage.Available, usage.Held, usage.Debt = last.Version, last.After.Available, last.After.Held, last.After.Debt
 	r.UsageID, r.CaptureFingerprint = &usage.ID, c.fingerprint
-	e.usage, e.fresh, e.changed = usage, true, true
+	e.usage, e.changed[r] = usage, true
+	e.known[usageKey{e.on, usage.ID}] = usage
+	e.recorded = append(e.recorded, usage)
 	return nil
 }
 
@@ -242,12 +209,15 @@ func (e *ending) captured(ctx context.Context, c capture) error {
 	if !bytes.Equal(e.row.CaptureFingerprint, c.fingerprint) {
 		return e.row.closed()
 	}
-	key := usage{ref: e.row.ref(), id: *e.row.UsageID}
-	known, err := readRecords(ctx, e.tx, []usage{key})
-	if err != nil {
-		return err
+	key := usageKey{e.on, *e.row.UsageID}
+	if e.usage = e.known[key]; e.usage == nil {
+		known, err := readRecords(ctx, e.tx, []usageKey{key})
+		if err != nil {
+			return err
+		}
+		e.usage = known[key]
 	}
-	if e.usage = known[usageKey{key.ref, key.id}]; e.usage == nil {
+	if e.usage == nil {
 		return fault.ErrBroken.With(fmt.Errorf("reservation %s of %s has no usage %s", e.row.ID, e.row.Account, key.id))
 	}
 	if e.usage.lost != nil {
@@ -261,7 +231,7 @@ func (e *ending) captured(ctx context.Context, c capture) error {
 // was reserved: they are what the work was begun at.
 func (e *ending) priced(ctx context.Context, c capture) (*record, credit.Amount, error) {
 	r := e.row
-	d, err := readDefinitionAt(ctx, e.tx, r.Meter, r.RateVersion)
+	d, err := e.definition(ctx, r)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -286,4 +256,17 @@ func (e *ending) priced(ctx context.Context, c capture) (*record, credit.Amount,
 		u.Staged = units
 	}
 	return u, credits, nil
+}
+
+// definition gives the meter of a reservation at the rates that it was made at.
+func (g *group) definition(ctx context.Context, r *reservation) (*definition, error) {
+	current, _ := g.m.catalog.current(map[string]int{r.Meter: r.MeterRevision})
+	if d := current[r.Meter]; d != nil && d.RateVersion == r.RateVersion {
+		return d, nil
+	}
+	d, err := readDefinitionAt(ctx, g.tx, r.Meter, r.RateVersion)
+	if err == nil && d.Latest == d.RateVersion {
+		g.m.catalog.put(map[string]*definition{d.Meter: d})
+	}
+	return d, err
 }

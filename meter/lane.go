@@ -4,30 +4,33 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
+	"tallystick/ledger"
 )
 
 // Bounds of a lane.
 const (
-	laneDepth = 2048 // usages that may wait; beyond it callers are told to slow down
-	batchMax  = 1024 // usages in one transaction: a whole batch of the API
+	laneDepth = 2048 // jobs that may wait; beyond it callers are told to slow down
+	batchMax  = 1024 // jobs in one transaction: a whole batch of the API
 )
 
 // Refusals of a lane.
 var (
-	errOverloaded = &fault.Error{Kind: fault.KindRateLimited, Code: "overloaded", Public: "more usage is arriving than can be recorded; slow down, then send the same request with the same id again", RetryAfter: time.Second}
+	errOverloaded = &fault.Error{Kind: fault.KindRateLimited, Code: "overloaded", Public: "more requests are arriving than can be recorded; slow down, then send the same request with the same id again", RetryAfter: time.Second}
 	errClosing    = &fault.Error{Kind: fault.KindUnavailable, Code: "unavailable", Public: "this process is stopping; send the same request with the same id again", RetryAfter: time.Second}
 )
 
-// job is one usage on its way through a lane.
+// job is work on its way through a lane.
 type job struct {
-	usage  usage
-	result result
-	done   chan struct{}
+	work work
+	err  error
+	done chan struct{}
 }
 
 // result is what became of a usage.
@@ -37,7 +40,7 @@ type result struct {
 	err      error
 }
 
-// lane commits usage in groups. It waits for nothing: a lone usage is a group of
+// lane commits work in groups. It waits for nothing: lone work is a group of
 // one, and a busy lane's groups grow by themselves.
 type lane struct {
 	m  *Meter
@@ -47,45 +50,62 @@ type lane struct {
 // submit hands usage to its lanes and waits for all results. When ctx ends
 // first, what is not yet answered is unknown to the caller.
 func (m *Meter) submit(ctx context.Context, usages []usage) []result {
+	works := make([]charge, len(usages))
 	jobs := make([]*job, len(usages))
 	results := make([]result, len(usages))
 	for i, u := range usages {
-		j := &job{usage: u, done: make(chan struct{})}
-		if err := m.enqueue(j); err != nil {
-			results[i].err = err
-			continue
-		}
-		jobs[i] = j
+		works[i].usage = u
+		jobs[i], results[i].err = m.enqueue(&works[i])
 	}
 	for i, j := range jobs {
 		if j == nil {
 			continue
 		}
-		select {
-		case <-j.done:
-			results[i] = j.result
-		case <-ctx.Done():
-			results[i].err = fault.ErrUnavailable.With(ctx.Err())
+		if err := j.wait(ctx); err != nil {
+			results[i].err = err
+		} else {
+			results[i] = works[i].result
 		}
 	}
 	return results
 }
 
+// do hands work to its lane and waits until it is done.
+func (m *Meter) do(ctx context.Context, w work) error {
+	j, err := m.enqueue(w)
+	if err != nil {
+		return err
+	}
+	return j.wait(ctx)
+}
+
+// wait gives the error of the job's group. While there is one, the work is not
+// to be looked at: the lane may still be at it.
+func (j *job) wait(ctx context.Context) error {
+	select {
+	case <-j.done:
+		return j.err
+	case <-ctx.Done():
+		return fault.ErrUnavailable.With(ctx.Err())
+	}
+}
+
 // enqueue holds the lock while it looks and puts: what it puts in, it puts in
 // before the lanes are told to drain, however long it was held up in between.
-func (m *Meter) enqueue(j *job) error {
+func (m *Meter) enqueue(w work) (*job, error) {
+	j := &job{work: w, done: make(chan struct{})}
 	m.closing.RLock()
 	defer m.closing.RUnlock()
 	select {
 	case <-m.closed:
-		return errClosing
+		return nil, errClosing
 	default:
 	}
 	select {
-	case m.laneOf(j.usage.ref).in <- j:
-		return nil
+	case m.laneOf(w.ref()).in <- j:
+		return j, nil
 	default:
-		return errOverloaded
+		return nil, errOverloaded
 	}
 }
 
@@ -128,48 +148,57 @@ func (l *lane) gather(first *job) []*job {
 	return jobs
 }
 
-// commit records a group and answers each of its jobs. Postgres having refused
-// the group for one member's sake, each is tried alone, so that it hurts no
-// other. An unknown outcome is settled by trying once more: usage that was
+// commit does the work of a group and answers each of its jobs. Postgres having
+// refused the group for one member's sake, each is tried alone, so that it hurts
+// no other; where somebody sits on the lock of an account, each account is tried
+// by itself. An unknown outcome is settled by trying once more: what was
 // committed is found by its key and replayed.
 func (l *lane) commit(jobs []*job) {
 	ctx := context.Background() //nolint:forbidigo // a group outlives any one caller's context, and is bounded by the pool
 	err := l.try(ctx, jobs)
-	if errors.Is(err, fault.ErrUnavailable) {
+	var parts [][]*job
+	switch {
+	case pg.IsCode(err, pg.CodeLockNotAvailable):
+		parts = byAccount(jobs)
+	case errors.Is(err, fault.ErrUnavailable):
 		err = l.try(ctx, jobs)
 	}
-	if err != nil && !errors.Is(err, fault.ErrUnavailable) && len(jobs) > 1 {
-		for _, j := range jobs {
-			l.commit([]*job{j})
+	if err != nil && !errors.Is(err, fault.ErrUnavailable) {
+		parts = slices.Collect(slices.Chunk(jobs, 1))
+	}
+	if len(parts) > 1 {
+		for _, part := range parts {
+			l.commit(part)
 		}
 		return
 	}
 	for _, j := range jobs {
-		if err != nil {
-			j.result = result{err: err}
-		}
+		j.err = err
 		close(j.done)
 	}
 	if err != nil {
-		l.m.logger.Error("usage was not recorded", slog.Int("usages", len(jobs)), slog.String("error", err.Error()))
+		l.m.logger.Error("work on accounts was not recorded", slog.Int("jobs", len(jobs)), slog.String("error", err.Error()))
 	}
 }
 
 func (l *lane) try(ctx context.Context, jobs []*job) error {
-	usages := make([]usage, len(jobs))
+	works := make([]work, len(jobs))
 	for i, j := range jobs {
-		usages[i] = j.usage
+		works[i] = j.work
 	}
-	var results []result
-	err := l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) (err error) {
-		results, err = l.m.record(ctx, tx, usages)
-		return err
-	})
-	if err != nil {
-		return err
+	return l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) error { return l.m.transact(ctx, tx, works) })
+}
+
+// byAccount parts jobs by their accounts, each one's in the order of arrival.
+func byAccount(jobs []*job) (parts [][]*job) {
+	at := map[ledger.Ref]int{}
+	for _, j := range jobs {
+		i, ok := at[j.work.ref()]
+		if !ok {
+			i = len(parts)
+			at[j.work.ref()], parts = i, append(parts, nil)
+		}
+		parts[i] = append(parts[i], j)
 	}
-	for i, j := range jobs {
-		j.result = results[i]
-	}
-	return nil
+	return parts
 }

@@ -40,7 +40,7 @@ func planted(t *testing.T, rows int) (dsn string, owner *pg.DB) {
 // outlives its smallness; others are made anew each time.
 func TestAUsageIsLookedUpByItsWholeKey(t *testing.T) {
 	t.Parallel()
-	values := strings.NewReplacer("$1", "'{1,1}'", "$2", "'{hot,hot}'", "$3", "'{planted-usage-7,planted-usage-x}'", "$4", "'{2026-03-01,2026-03-02}'")
+	values := strings.NewReplacer("$1", "'{1,1}'", "$2", "'{hot,hot}'", "$3", "'{planted-usage-7,planted-usage-x}'", "$4::text[]", "'{call}'::text[]", "$4", "'{2026-03-01,2026-03-02}'")
 	for _, rows := range []int{0, 1, 20_000} {
 		dsn, owner := planted(t, rows)
 		keyed, ordinary := pgtest.Open(t, dsn, pg.Options{Keyed: true}), pgtest.Open(t, dsn, pg.Options{})
@@ -53,6 +53,7 @@ func TestAUsageIsLookedUpByItsWholeKey(t *testing.T) {
 				db                     *pg.DB
 				rows                   int // at least
 			}{
+				{"usage and meters", sqlLookUp, "transfers_usage", keyed, 0},
 				{"known usage, keyed", sqlKnownUsage, "using transfers_usage ", keyed, 0},
 				{"known usage", sqlKnownUsage, "using transfers_usage ", ordinary, 20_000},
 				{"known captures", sqlKnownCaptures, "using transfers_captures ", ordinary, 20_000},

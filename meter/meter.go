@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"regexp"
+	"runtime"
 	"sync"
 	"time"
 
@@ -19,8 +20,10 @@ type Stager interface {
 	StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error
 }
 
-// LanesDefault is how many transactions of usage run at a time.
-const LanesDefault = 4
+// LanesDefault is how many transactions of the lanes run at a time: as many as
+// there are processors, and more than one, so that a slow one does not stop all.
+// Fewer lanes make bigger groups, and those are cheaper.
+func LanesDefault() int { return max(2, runtime.GOMAXPROCS(0)) }
 
 // Config is what a Meter needs.
 type Config struct {
@@ -29,7 +32,7 @@ type Config struct {
 	Now    func() time.Time
 	Stager Stager
 	Logger *slog.Logger
-	Lanes  int // default LanesDefault
+	Lanes  int // default LanesDefault()
 }
 
 // Meter is the metering API.
@@ -40,6 +43,8 @@ type Meter struct {
 	stager Stager
 	logger *slog.Logger
 	keys   keyCache
+
+	catalog catalog
 
 	lanes   []*lane
 	closing sync.RWMutex // written while closed is closed; read while a usage is put into its lane
@@ -57,7 +62,7 @@ func New(c Config) *Meter {
 	m.keys.entries = map[string]keyEntry{}
 	lanes := c.Lanes
 	if lanes == 0 {
-		lanes = LanesDefault
+		lanes = LanesDefault()
 	}
 	for range lanes {
 		l := &lane{m: m, in: make(chan *job, laneDepth)}

@@ -101,7 +101,7 @@ const sqlPutMeter = `
 	ON CONFLICT (meter) DO UPDATE
 	SET unit = excluded.unit, aggregation = excluded.aggregation, stripe_event_name = excluded.stripe_event_name,
 		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
-		rate_version = excluded.rate_version, updated_at = excluded.updated_at`
+		rate_version = excluded.rate_version, revision = m.revision + 1, updated_at = excluded.updated_at`
 
 // sqlLockMeter relies on meters_pkey.
 const sqlLockMeter = `SELECT rate_version FROM meters WHERE meter = $1 FOR UPDATE`
@@ -178,7 +178,7 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 
 // sqlListMeters pages over meters_pkey.
 const sqlListMeters = `
-	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter > $1

@@ -3,16 +3,15 @@ package meter
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/ledger"
 	"tallystick/outbox"
 )
@@ -28,11 +27,6 @@ type usage struct {
 	fingerprint []byte
 	actor       string
 	untimely    error // refuses it, unless it is known
-}
-
-type usageKey struct {
-	ref ledger.Ref
-	id  string
 }
 
 // record is usage as it stands in the database: everything that its first answer
@@ -63,68 +57,53 @@ func (r *record) key() usageKey {
 	return usageKey{ref: ledger.Ref{Part: r.Part, Account: r.Account}, id: r.ID}
 }
 
-// record decides a group of usages in their order and writes what was accepted.
-// An error is about the whole group; what is wrong with one usage is in its result.
-func (m *Meter) record(ctx context.Context, tx *sqlx.Tx, usages []usage) ([]result, error) {
-	now := m.now()
-	refs := make([]ledger.Ref, len(usages))
-	for i, u := range usages {
-		refs[i] = u.ref
-	}
-	batch, err := ledger.Load(ctx, tx, refs)
-	if err != nil {
-		return nil, err
-	}
-	known, err := readRecords(ctx, tx, usages)
-	if err != nil {
-		return nil, err
-	}
-	meters, err := readDefinitions(ctx, tx, usages)
-	if err != nil {
-		return nil, err
-	}
-	results := make([]result, len(usages))
-	var accepted []*record
-	for i, u := range usages {
-		r := &results[i]
-		if stands := known[usageKey{u.ref, u.id}]; stands != nil {
-			r.record, r.replayed = *stands, true
-			if stands.lost != nil {
-				*r = result{err: stands.lost}
-			} else if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
-				*r = result{err: fault.ErrIdempotency}
-			}
-			continue
+// charge is the work of recording a usage.
+type charge struct {
+	usage  usage
+	result result
+}
+
+func (c *charge) ref() ledger.Ref { return c.usage.ref }
+
+func (c *charge) needs(n *needs) {
+	n.usages = append(n.usages, usageKey{c.usage.ref, c.usage.id})
+	n.meters[c.usage.meter] = true
+}
+
+func (c *charge) decide(_ context.Context, g *group) error {
+	u, r := &c.usage, &c.result
+	*r = result{}
+	key := usageKey{u.ref, u.id}
+	if stands := g.known[key]; stands != nil {
+		r.record, r.replayed = *stands, true
+		if stands.lost != nil {
+			*r = result{err: stands.lost}
+		} else if !bytes.Equal(stands.Fingerprint, u.fingerprint) {
+			*r = result{err: fault.ErrIdempotency}
 		}
-		if r.err = charge(batch, meters, u, now, &r.record); r.err == nil {
-			known[usageKey{u.ref, u.id}] = &r.record
-			accepted = append(accepted, &r.record)
-		} else if fault.KindOf(r.err) == fault.KindInternal {
-			return nil, r.err
+		return nil
+	}
+	if r.err = g.charge(u, &r.record); r.err != nil {
+		if refusal(r.err) {
+			return nil
 		}
+		return r.err
 	}
-	if len(accepted) == 0 {
-		return results, nil
-	}
-	if err := batch.Save(ctx, tx); err != nil {
-		return nil, err
-	}
-	if err := insertRecords(ctx, tx, accepted); err != nil {
-		return nil, err
-	}
-	return results, m.stage(ctx, tx, now, accepted)
+	g.known[key] = &r.record
+	g.recorded = append(g.recorded, &r.record)
+	return nil
 }
 
 // charge decides one usage that is not known yet. The order of its refusals is
 // documented in openapi.yaml.
-func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now time.Time, r *record) error {
+func (g *group) charge(u *usage, r *record) error {
 	if u.untimely != nil {
 		return u.untimely
 	}
-	if batch.State(u.ref) == nil {
+	if g.batch.State(u.ref) == nil {
 		return ledger.ErrNoAccount
 	}
-	d := meters[u.meter]
+	d := g.meters[u.meter]
 	if d == nil {
 		return errNoMeter
 	}
@@ -136,18 +115,18 @@ func charge(batch *ledger.Batch, meters map[string]*definition, u usage, now tim
 	if err != nil {
 		return errPriceRange
 	}
-	transfers, err := batch.Apply(u.ref, ledger.Operation{Kind: ledger.KindUsage, Cause: u.id, Amount: credits, Actor: u.actor, At: now})
+	dimensions, err := encodeTexts(u.dimensions)
 	if err != nil {
 		return err
 	}
-	dimensions, err := json.Marshal(u.dimensions)
+	transfers, err := g.batch.Apply(u.ref, ledger.Operation{Kind: ledger.KindUsage, Cause: u.id, Amount: credits, Actor: u.actor, At: g.now})
 	if err != nil {
-		return fmt.Errorf("encode dimensions: %w", err)
+		return err
 	}
 	last := transfers[len(transfers)-1]
 	*r = record{
 		Part: u.ref.Part, Account: u.ref.Account, ID: u.id, Meter: u.meter, Quantity: u.quantity, Credits: credits, RateVersion: d.RateVersion,
-		Dimensions: string(dimensions), OccurredAt: u.occurredAt, RecordedAt: last.PostedAt, Fingerprint: u.fingerprint, TransferVersion: last.Version,
+		Dimensions: dimensions, OccurredAt: u.occurredAt, RecordedAt: last.PostedAt, Fingerprint: u.fingerprint, TransferVersion: last.Version,
 		Available: last.After.Available, Held: last.After.Held, Debt: last.After.Debt,
 		dimensions: u.dimensions,
 	}
@@ -204,22 +183,23 @@ var errArchived = &fault.Error{Kind: fault.KindConflict, Code: "already_recorded
 // readRecords finds usages that were recorded before. It runs after the accounts
 // are locked: whoever recorded the same id a moment ago has committed. A usage
 // whose record is no longer there has lost set, the error to refuse it with.
-func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey]*record, error) {
-	var charges, captures keyColumns
+func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usageKey) (map[usageKey]*record, error) {
+	var charges, captures []usageKey
 	for _, u := range usages {
 		if strings.HasPrefix(u.id, usagePrefix) {
-			captures.add(u.ref, u.id)
+			captures = append(captures, u)
 		} else {
-			charges.add(u.ref, u.id)
+			charges = append(charges, u)
 		}
 	}
 	known := make(map[usageKey]*record)
-	for query, keys := range map[string]keyColumns{sqlKnownUsage: charges, sqlKnownCaptures: captures} {
-		if len(keys.ids) == 0 {
+	for query, keys := range map[string][]usageKey{sqlKnownUsage: charges, sqlKnownCaptures: captures} {
+		if len(keys) == 0 {
 			continue
 		}
 		var rows []record
-		if err := tx.SelectContext(ctx, &rows, query, keys.parts, keys.accounts, keys.ids); err != nil {
+		parts, accounts, ids := keyColumns(keys)
+		if err := tx.SelectContext(ctx, &rows, query, parts, accounts, ids); err != nil {
 			return nil, fmt.Errorf("look usage up: %w", err)
 		}
 		for i := range rows {
@@ -234,14 +214,13 @@ func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usage) (map[usageKey
 
 // fillRecords reads the records of usages of which only the transfer is known.
 func fillRecords(ctx context.Context, tx *sqlx.Tx, known map[usageKey]*record) error {
-	var keys keyColumns
-	var times pq.StringArray
-	for _, r := range known {
-		keys.add(r.key().ref, r.ID)
-		times = append(times, r.RecordedAt.UTC().Format(time.RFC3339Nano))
+	keys, times := make([]usageKey, 0, len(known)), make(pg.Times, 0, len(known))
+	for key, r := range known {
+		keys, times = append(keys, key), append(times, r.RecordedAt)
 	}
+	parts, accounts, ids := keyColumns(keys)
 	var rows []record
-	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, keys.parts, keys.accounts, keys.ids, times); err != nil {
+	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids, times); err != nil {
 		return fmt.Errorf("read usage: %w", err)
 	}
 	for i := range rows {
@@ -264,14 +243,13 @@ func fillRecords(ctx context.Context, tx *sqlx.Tx, known map[usageKey]*record) e
 	return nil
 }
 
-// keyColumns are keys of usage as the arrays that unnest takes.
-type keyColumns struct {
-	parts         pq.Int64Array
-	accounts, ids pq.StringArray
-}
-
-func (k *keyColumns) add(ref ledger.Ref, id string) {
-	k.parts, k.accounts, k.ids = append(k.parts, int64(ref.Part)), append(k.accounts, ref.Account), append(k.ids, id)
+// keyColumns turns keys into the three arrays that unnest takes.
+func keyColumns(keys []usageKey) (parts pg.Smallints, accounts, ids pg.Texts) {
+	parts, accounts, ids = make(pg.Smallints, len(keys)), make(pg.Texts, len(keys)), make(pg.Texts, len(keys))
+	for i, k := range keys {
+		parts[i], accounts[i], ids[i] = k.ref.Part, k.ref.Account, k.id
+	}
+	return parts, accounts, ids
 }
 
 // sqlInsertUsage relies on transfers_usage for M1: the transfers are written before.
@@ -287,19 +265,17 @@ const sqlInsertUsage = `
 
 func insertRecords(ctx context.Context, tx *sqlx.Tx, records []*record) error {
 	n := len(records)
-	numbers := func() pq.Int64Array { return make(pq.Int64Array, 0, n) }
-	texts := func() pq.StringArray { return make(pq.StringArray, 0, n) }
-	parts, accounts, ids, meters := numbers(), texts(), texts(), texts()
-	quantities, credits, rates, staged := numbers(), numbers(), numbers(), numbers()
-	dimensions, occurred, fingerprints, versions := texts(), texts(), make(pq.ByteaArray, 0, n), numbers()
+	numbers := func() pg.Bigints { return make(pg.Bigints, n) }
+	texts := func() pg.Texts { return make(pg.Texts, n) }
+	parts, accounts, ids, meters := make(pg.Smallints, n), texts(), texts(), texts()
+	quantities, credits, rates, staged := numbers(), numbers(), make(pg.Integers, n), numbers()
+	dimensions, occurred, fingerprints, versions := texts(), make(pg.Times, n), make(pg.Byteas, n), numbers()
 	available, held, debt := numbers(), numbers(), numbers()
-	for _, r := range records {
-		parts, accounts, ids, meters = append(parts, int64(r.Part)), append(accounts, r.Account), append(ids, r.ID), append(meters, r.Meter)
-		quantities, credits = append(quantities, int64(r.Quantity)), append(credits, int64(r.Credits))
-		rates, staged = append(rates, int64(r.RateVersion)), append(staged, int64(r.Staged))
-		dimensions, occurred = append(dimensions, r.Dimensions), append(occurred, r.OccurredAt.Format(time.RFC3339Nano))
-		fingerprints, versions = append(fingerprints, r.Fingerprint), append(versions, r.TransferVersion)
-		available, held, debt = append(available, int64(r.Available)), append(held, int64(r.Held)), append(debt, int64(r.Debt))
+	for i, r := range records {
+		parts[i], accounts[i], ids[i], meters[i] = r.Part, r.Account, r.ID, r.Meter
+		quantities[i], credits[i], rates[i], staged[i] = int64(r.Quantity), int64(r.Credits), int32(r.RateVersion), int64(r.Staged) //nolint:gosec // the column is an integer
+		dimensions[i], occurred[i], fingerprints[i], versions[i] = r.Dimensions, r.OccurredAt, r.Fingerprint, r.TransferVersion
+		available[i], held[i], debt[i] = int64(r.Available), int64(r.Held), int64(r.Debt)
 	}
 	_, err := tx.ExecContext(ctx, sqlInsertUsage, parts, accounts, ids, meters, quantities, credits, rates, staged, dimensions, occurred,
 		records[0].RecordedAt, fingerprints, versions, available, held, debt)

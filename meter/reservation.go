@@ -2,9 +2,8 @@ package meter
 
 import (
 	"context"
-	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"tallystick/api"
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/ledger"
 )
 
@@ -73,8 +73,14 @@ type reservation struct {
 	UsageID            *string       `db:"usage_id"`
 	CaptureFingerprint []byte        `db:"capture_fingerprint"`
 
+	MeterRevision int `db:"meter_revision"` // of the meter, when this was read
+
 	ledger.Balance // after the hold or the end, as it is read
+
+	held *ledger.Balance // after the hold, of one that was made in this group
 }
+
+func (r *reservation) key() usageKey { return usageKey{r.ref(), r.ID} }
 
 func (r *reservation) ref() ledger.Ref { return ledger.Ref{Part: r.Part, Account: r.Account} }
 
@@ -123,27 +129,33 @@ func (r *reservation) wire() (api.Reservation, error) {
 const sqlReservation = `
 	SELECT r.part, r.account, r.reservation_id, r.meter, r.quantity, r.dimensions, r.rate_version, r.credits, r.grant_ids, r.grant_amounts,
 		r.ttl_seconds, r.fingerprint, r.hold_version, r.created_at, r.state, r.expires_at, r.reason, r.doubted_at, r.captured, r.returned, r.expired,
-		r.end_version, r.ended_at, r.usage_id, r.capture_fingerprint,
+		r.end_version, r.ended_at, r.usage_id, r.capture_fingerprint, m.revision AS meter_revision,
 		t.available_after AS available, t.held_after AS held, t.debt_after AS debt, t.version
 	FROM reservations r
+	JOIN meters m ON m.meter = r.meter
 	JOIN transfers t ON t.part = r.part AND t.account = r.account AND t.version = coalesce(r.end_version, r.hold_version)`
 
-// sqlReadReservation relies on reservations_pkey.
-const sqlReadReservation = sqlReservation + `
-	WHERE r.part = $1 AND r.account = $2 AND r.reservation_id = $3`
+// sqlReadReservations relies on reservations_pkey.
+const sqlReadReservations = sqlReservation + `
+	JOIN unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, reservation_id)
+		ON r.part = k.part AND r.account = k.account AND r.reservation_id = k.reservation_id`
 
-// readReservation gives nil where there is none. Whoever means to change it has
-// locked the account.
-func readReservation(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref, id string) (*reservation, error) {
-	var r reservation
-	err := tx.GetContext(ctx, &r, sqlReadReservation, ref.Part, ref.Account, id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil //nolint:nilnil // none is no failure
+// readReservations gives those that exist. Whoever means to change them has
+// locked their accounts.
+func readReservations(ctx context.Context, tx *sqlx.Tx, keys []usageKey) (map[usageKey]*reservation, error) {
+	found := make(map[usageKey]*reservation, len(keys))
+	if len(keys) == 0 {
+		return found, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read reservation %s of %s: %w", id, ref.Account, err)
+	var rows []reservation
+	parts, accounts, ids := keyColumns(keys)
+	if err := tx.SelectContext(ctx, &rows, sqlReadReservations, parts, accounts, ids); err != nil {
+		return nil, fmt.Errorf("read reservations: %w", err)
 	}
-	return &r, nil
+	for i := range rows {
+		found[rows[i].key()] = &rows[i]
+	}
+	return found, nil
 }
 
 // sqlFindReservation relies on the index reservations_by_id. Two rows are enough
@@ -203,33 +215,101 @@ func listReservations(ctx context.Context, tx *sqlx.Tx, after place, account, st
 	return rows, nil
 }
 
-// sqlInsertReservation relies on reservations_pkey.
-const sqlInsertReservation = `
+// sqlInsertReservations relies on reservations_pkey.
+const sqlInsertReservations = `
 	INSERT INTO reservations (part, account, reservation_id, meter, quantity, dimensions, rate_version, credits, grant_ids, grant_amounts,
 		ttl_seconds, fingerprint, hold_version, created_at, state, expires_at, reason, captured, returned, expired)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'open', $15, '', 0, 0, 0)`
+	SELECT part, account, reservation_id, meter, nullif(quantity, 0), dimensions::jsonb, rate_version, credits, grant_ids::text[], grant_amounts::bigint[],
+		ttl_seconds, fingerprint, hold_version, created_at, 'open', expires_at, '', 0, 0, 0
+	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::integer[], $8::bigint[], $9::text[], $10::text[],
+		$11::integer[], $12::bytea[], $13::bigint[], $14::timestamptz[], $15::timestamptz[])
+		AS r (part, account, reservation_id, meter, quantity, dimensions, rate_version, credits, grant_ids, grant_amounts,
+		ttl_seconds, fingerprint, hold_version, created_at, expires_at)`
 
-func (r *reservation) insert(ctx context.Context, tx *sqlx.Tx) error {
-	_, err := tx.ExecContext(ctx, sqlInsertReservation, r.Part, r.Account, r.ID, r.Meter, r.Quantity, r.Dimensions, r.RateVersion, r.Credits,
-		r.GrantIDs, r.GrantAmounts, r.TTLSeconds, r.Fingerprint, r.HoldVersion, r.CreatedAt, r.ExpiresAt)
+func insertReservations(ctx context.Context, tx *sqlx.Tx, rows []*reservation) error {
+	n := len(rows)
+	if n == 0 {
+		return nil
+	}
+	parts, accounts, ids := keyColumns(keysOf(rows))
+	meters, dimensions, grantIDs, grantAmounts := make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n)
+	quantities, credits, holds := make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n)
+	rates, ttls := make(pg.Integers, n), make(pg.Integers, n)
+	fingerprints, created, expires := make(pg.Byteas, n), make(pg.Times, n), make(pg.Times, n)
+	for i, r := range rows {
+		meters[i], dimensions[i] = r.Meter, r.Dimensions
+		if r.Quantity != nil {
+			quantities[i] = int64(*r.Quantity)
+		}
+		grantIDs[i], grantAmounts[i] = literal(r.GrantIDs), literal(r.GrantAmounts)
+		credits[i], holds[i] = int64(r.Credits), r.HoldVersion
+		rates[i], ttls[i] = int32(r.RateVersion), int32(r.TTLSeconds) //nolint:gosec // the columns are integers
+		fingerprints[i], created[i], expires[i] = r.Fingerprint, r.CreatedAt, r.ExpiresAt
+	}
+	_, err := tx.ExecContext(ctx, sqlInsertReservations, parts, accounts, ids, meters, quantities, dimensions, rates, credits, grantIDs, grantAmounts,
+		ttls, fingerprints, holds, created, expires)
 	if err != nil {
-		return fmt.Errorf("insert reservation %s of %s: %w", r.ID, r.Account, err)
+		return fmt.Errorf("insert reservations: %w", err)
 	}
 	return nil
 }
 
-// sqlUpdateReservation relies on reservations_pkey and on the account's lock.
-const sqlUpdateReservation = `
-	UPDATE reservations
-	SET state = $4, expires_at = $5, reason = $6, doubted_at = $7, captured = $8, returned = $9, expired = $10, end_version = $11, ended_at = $12,
-		usage_id = $13, capture_fingerprint = $14
-	WHERE part = $1 AND account = $2 AND reservation_id = $3`
+// literal writes an array for a cast: an array of arrays cannot be unnested row
+// by row.
+func literal(a driver.Valuer) string {
+	v, _ := a.Value() // arrays of texts and numbers never fail
+	s, _ := v.(string)
+	return s
+}
 
-func (r *reservation) update(ctx context.Context, tx *sqlx.Tx) error {
-	_, err := tx.ExecContext(ctx, sqlUpdateReservation, r.Part, r.Account, r.ID, r.State, r.ExpiresAt, r.Reason, r.DoubtedAt,
-		r.Captured, r.Returned, r.Expired, r.EndVersion, r.EndedAt, r.UsageID, r.CaptureFingerprint)
+// sqlUpdateReservations relies on reservations_pkey and on the accounts' locks.
+const sqlUpdateReservations = `
+	UPDATE reservations r
+	SET state = u.state, expires_at = u.expires_at, reason = u.reason, doubted_at = u.doubted_at, captured = u.captured, returned = u.returned,
+		expired = u.expired, end_version = nullif(u.end_version, 0), ended_at = u.ended_at, usage_id = nullif(u.usage_id, ''),
+		capture_fingerprint = u.capture_fingerprint
+	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::timestamptz[], $8::bigint[], $9::bigint[],
+		$10::bigint[], $11::bigint[], $12::timestamptz[], $13::text[], $14::bytea[])
+		AS u (part, account, reservation_id, state, expires_at, reason, doubted_at, captured, returned, expired, end_version, ended_at, usage_id,
+		capture_fingerprint)
+	WHERE r.part = u.part AND r.account = u.account AND r.reservation_id = u.reservation_id`
+
+func updateReservations(ctx context.Context, tx *sqlx.Tx, rows []*reservation) error {
+	n := len(rows)
+	if n == 0 {
+		return nil
+	}
+	parts, accounts, ids := keyColumns(keysOf(rows))
+	states, reasons, usages := make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n)
+	expires, doubted, ended := make(pg.Times, n), make(pg.Times, n), make(pg.Times, n)
+	captured, returned, expired, versions := make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n)
+	fingerprints := make(pg.Byteas, n)
+	for i, r := range rows {
+		states[i], reasons[i], usages[i] = r.State, r.Reason, value(r.UsageID)
+		expires[i], doubted[i], ended[i] = r.ExpiresAt, value(r.DoubtedAt), value(r.EndedAt)
+		captured[i], returned[i], expired[i], versions[i] = int64(r.Captured), int64(r.Returned), int64(r.Expired), value(r.EndVersion)
+		fingerprints[i] = r.CaptureFingerprint
+	}
+	_, err := tx.ExecContext(ctx, sqlUpdateReservations, parts, accounts, ids, states, expires, reasons, doubted, captured, returned, expired,
+		versions, ended, usages, fingerprints)
 	if err != nil {
-		return fmt.Errorf("update reservation %s of %s: %w", r.ID, r.Account, err)
+		return fmt.Errorf("update reservations: %w", err)
 	}
 	return nil
+}
+
+func keysOf(rows []*reservation) []usageKey {
+	keys := make([]usageKey, len(rows))
+	for i, r := range rows {
+		keys[i] = r.key()
+	}
+	return keys
+}
+
+// value is what p points to, or the zero value, which the statement takes for NULL.
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }

@@ -179,7 +179,9 @@ func (m *Meter) handleGetReservation(w http.ResponseWriter, r *http.Request) err
 		if err != nil {
 			return err
 		}
-		if e.row, err = readReservation(r.Context(), tx, ref, name.id); err == nil && e.row == nil {
+		key := usageKey{ref, name.id}
+		found, err := readReservations(r.Context(), tx, []usageKey{key})
+		if e.row = found[key]; err == nil && e.row == nil {
 			err = errNoReservation
 		}
 		return err

@@ -1,6 +1,7 @@
 package meter_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"tallystick/api"
+	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
 	"tallystick/ledger"
 )
@@ -204,26 +207,26 @@ func TestSweepersAreHarmlessTogether(t *testing.T) {
 	c.verified()
 }
 
-// TestTheSweeperPassesOverABusyAccountForAWhile holds one account's lock, and
-// then lets its reservation be overdue.
-func TestTheSweeperPassesOverABusyAccountForAWhile(t *testing.T) {
+// TestABusyAccountStopsNoOther holds one account's lock for longer than anybody
+// waits for it. Both accounts are in one lane.
+func TestABusyAccountStopsNoOther(t *testing.T) {
 	t.Parallel()
 	c := opened(t, 10)
 	c.want(201, http.MethodPut, "/v1/accounts/idle", `{"overdraft": 10}`)
 	c.reserved("resv-0001", 1)
 	c.want(201, http.MethodPost, "/v1/reservations", `{"id": "resv-0002", "account": "idle", "meter": "call", "quantity": 1, "ttl_seconds": 600}`)
+	hasty := &till{t: t, dsn: c.dsn, own: c.own, key: c.key, clock: c.clock}
+	hasty.serveFrom(pgtest.Open(t, c.dsn, patient), pg.Options{LockTimeout: 300 * time.Millisecond}, 1)
 	release := c.hold("SELECT 1 FROM accounts WHERE account = 'acme' FOR UPDATE")
 	c.clock.pass(10 * time.Minute)
-	c.stepped()
+	if _, err := hasty.ReservationStep(t.Context()); !errors.Is(err, fault.ErrUnavailable) {
+		t.Errorf("the busy account's reservation: %v, want unavailable", err)
+	}
 	if busy, idle := c.reservation("resv-0001").State, c.reservation("resv-0002").State; busy != "open" || idle != "expired" {
 		t.Errorf("the busy account's reservation is %s and the other's %s", busy, idle)
 	}
-	c.clock.pass(time.Minute)
-	done := make(chan struct{})
-	go func() { c.stepped(); close(done) }()
-	c.blocked(1) // now it waits for the lock like anybody
 	release()
-	<-done
+	hasty.stepped()
 	if got := c.reservation("resv-0001").State; got != "expired" {
 		t.Errorf("the overdue reservation is %s", got)
 	}
@@ -281,6 +284,8 @@ func TestVerifyFindsEachPlantedDefectOfReservations(t *testing.T) {
 		{"usage lost", "DELETE FROM usage", "captures"},
 		{"usage changed", "UPDATE usage SET credits = credits + 1", "usage"},
 		{"usage of another time", "UPDATE usage SET recorded_at = recorded_at + interval '1 microsecond'", "usage"},
+		{"held at a rate that never was", "UPDATE reservations SET rate_version = 9 WHERE reservation_id = 'resv-open'", "rates"},
+		{"ended by nothing", "UPDATE reservations SET end_version = 9999 WHERE reservation_id = 'resv-done'", "holds"},
 		{"usage at a rate that never was", "UPDATE usage SET rate_version = 9", "rates"},
 		{"transfer lost", "DELETE FROM transfers WHERE kind = 'capture'", "usage"},
 		{"capture forgotten", "UPDATE reservations SET state = 'released', captured = 0, returned = credits, usage_id = NULL, capture_fingerprint = NULL WHERE reservation_id = 'resv-done'", "captures"},

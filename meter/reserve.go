@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,36 +97,44 @@ func (d *definition) price(a measure, dimensions map[string]string) (quantity, u
 // Reserve holds credits for work that is about to be done, once per id. It tells
 // whether the answer is that of an earlier request.
 func (m *Meter) Reserve(ctx context.Context, q api.ReservationRequest, by string) (answer api.Reservation, again bool, err error) {
-	r, a, err := m.validateReservation(q)
+	h := &hold{measure: measure{}, dimensions: q.Dimensions, by: by}
+	if h.asked, h.measure, err = m.validateReservation(q); err != nil {
+		return answer, false, err
+	}
+	if err = m.do(ctx, h); err == nil {
+		err = h.refused
+	}
 	if err != nil {
 		return answer, false, err
 	}
-	err = m.settled(ctx, func(ctx context.Context, tx *sqlx.Tx) error {
-		fresh := r
-		var stands *reservation
-		stands, again, err = reserve(ctx, tx, &fresh, a, q.Dimensions, by)
-		if err != nil {
-			return err
-		}
-		answer, err = stands.wire()
-		return err
-	})
-	return answer, again, err
+	answer, err = h.stands.wire()
+	return answer, h.again, err
 }
 
-// settledMax bounds a transaction of a reservation, with its repeats.
-const settledMax = 20 * time.Second
+// hold is the work of making a reservation.
+type hold struct {
+	asked reservation
+	measure
+	dimensions map[string]string
+	by         string
 
-// settled runs fn in a transaction. Where its outcome is unknown it runs once
-// more: what was committed is found by its key, and nothing is done twice. It
-// must not end with the caller, or the outcome would stay unknown.
-func (m *Meter) settled(ctx context.Context, fn func(ctx context.Context, tx *sqlx.Tx) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settledMax)
-	defer cancel()
-	run := func(tx *sqlx.Tx) error { return fn(ctx, tx) }
-	err := m.db.InTx(ctx, run)
-	if errors.Is(err, fault.ErrUnavailable) {
-		err = m.db.InTx(ctx, run)
+	stands  *reservation // as the first answer shows it
+	again   bool         // the answer is that of an earlier request
+	refused error
+}
+
+func (h *hold) ref() ledger.Ref { return h.asked.ref() }
+
+func (h *hold) needs(n *needs) {
+	n.meters[h.asked.Meter] = true
+	n.reservations = append(n.reservations, h.asked.key())
+}
+
+func (h *hold) decide(ctx context.Context, g *group) error {
+	h.stands, h.again, h.refused = nil, false, nil
+	err := h.reserve(ctx, g)
+	if err != nil && refusal(err) {
+		h.refused, err = err, nil
 	}
 	return err
 }
@@ -185,54 +192,49 @@ func encodeTexts(texts map[string]string) (string, error) {
 	return string(encoded), nil
 }
 
-// reserve decides r in the order of refusals that openapi.yaml documents. It gives
-// the reservation as the first answer shows it.
-func reserve(ctx context.Context, tx *sqlx.Tx, r *reservation, a measure, dimensions map[string]string, by string) (*reservation, bool, error) {
-	batch, err := ledger.Load(ctx, tx, []ledger.Ref{r.ref()})
-	if err != nil {
-		return nil, false, err
+// reserve decides in the order of refusals that openapi.yaml documents.
+func (h *hold) reserve(ctx context.Context, g *group) error {
+	if g.batch.State(h.ref()) == nil {
+		return ledger.ErrNoAccount
 	}
-	if batch.State(r.ref()) == nil {
-		return nil, false, ledger.ErrNoAccount
-	}
-	stands, err := readReservation(ctx, tx, r.ref(), r.ID)
-	if err != nil {
-		return nil, false, err
-	}
-	if stands != nil {
-		if !bytes.Equal(stands.Fingerprint, r.Fingerprint) {
-			return nil, false, fault.ErrIdempotency
+	if stands := g.reservations[h.asked.key()]; stands != nil {
+		if !bytes.Equal(stands.Fingerprint, h.asked.Fingerprint) {
+			return fault.ErrIdempotency
 		}
-		first := stands.first()
-		first.Balance, err = balanceAt(ctx, tx, r.ref(), stands.HoldVersion)
-		return first, true, err
+		h.stands, h.again = stands.first(), true
+		if stands.held != nil {
+			h.stands.Balance = *stands.held
+			return nil
+		}
+		var err error
+		h.stands.Balance, err = balanceAt(ctx, g.tx, h.ref(), stands.HoldVersion)
+		return err
 	}
-	meters, err := readMeters(ctx, tx, []string{r.Meter})
-	if err != nil {
-		return nil, false, err
-	}
-	d := meters[r.Meter]
+	d := g.meters[h.asked.Meter]
 	if d == nil {
-		return nil, false, errNoMeter
+		return errNoMeter
 	}
-	if _, _, r.Credits, err = d.price(a, dimensions); err != nil {
-		return nil, false, err
+	r := h.asked
+	var err error
+	if _, _, r.Credits, err = d.price(h.measure, h.dimensions); err != nil {
+		return err
 	}
-	r.RateVersion = d.RateVersion
-	transfers, err := batch.Apply(r.ref(), ledger.Operation{Kind: ledger.KindHold, Cause: r.ID, Amount: r.Credits, Actor: by, At: r.CreatedAt})
+	r.RateVersion, r.MeterRevision = d.RateVersion, d.Revision
+	transfers, err := g.batch.Apply(r.ref(), ledger.Operation{Kind: ledger.KindHold, Cause: r.ID, Amount: r.Credits, Actor: h.by, At: r.CreatedAt})
 	if err != nil {
-		return nil, false, err
+		return err
 	}
-	hold := transfers[len(transfers)-1]
-	r.HoldVersion, r.Balance = hold.Version, hold.After
-	r.GrantIDs, r.GrantAmounts = append(pq.StringArray{}, hold.GrantIDs...), pq.Int64Array{}
-	for _, change := range hold.GrantAmounts {
+	last := transfers[len(transfers)-1]
+	r.HoldVersion, r.Balance, r.held = last.Version, last.After, &last.After
+	r.GrantIDs, r.GrantAmounts = append(pq.StringArray{}, last.GrantIDs...), pq.Int64Array{}
+	for _, change := range last.GrantAmounts {
 		r.GrantAmounts = append(r.GrantAmounts, -int64(change))
 	}
-	if err := batch.Save(ctx, tx); err != nil {
-		return nil, false, err
-	}
-	return r, false, r.insert(ctx, tx)
+	first := r
+	h.stands = &first
+	g.reservations[r.key()] = &r
+	g.made = append(g.made, &r)
+	return nil
 }
 
 // sqlBalanceAt relies on transfers_pkey.

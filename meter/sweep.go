@@ -13,11 +13,8 @@ import (
 	"tallystick/ledger"
 )
 
-// Bounds of the sweeper.
-const (
-	sweepMax      = 100              // reservations in one step
-	sweepPatience = 30 * time.Second // a busy account's reservation may be late by so much before its lock is waited for
-)
+// sweepMax bounds the reservations in one step of the sweeper.
+const sweepMax = 100
 
 // due is a reservation that time has come for.
 type due struct {
@@ -42,9 +39,9 @@ const sqlDueReservations = `
 	ORDER BY r.doubted_at LIMIT $2)`
 
 // ReservationStep expires reservations that are due, and settles those in doubt
-// as their accounts' policies say. It is harmless to run in several processes: an
-// account that another works on is passed over, and what another has settled is
-// left alone.
+// as their accounts' policies say. It goes through the lanes as everybody does,
+// and is harmless to run in several processes: what another has settled is left
+// alone.
 func (m *Meter) ReservationStep(ctx context.Context) (more bool, err error) {
 	now := m.now()
 	var rows []due
@@ -55,44 +52,49 @@ func (m *Meter) ReservationStep(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("find due reservations: %w", err)
 	}
-	settled := 0
+	endings, jobs := make([]*ending, len(rows)), make([]*job, len(rows))
 	var failed []error // one that cannot be settled stops no other
-	for _, d := range rows {
-		done, err := m.sweep(ctx, d, now.Sub(d.Since) < sweepPatience)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("settle reservation %s of %s: %w", d.ID, d.Account, err))
+	for i, d := range rows {
+		endings[i] = &ending{whose: whose{id: d.ID, account: d.Account, by: "system:in_doubt"}, on: ledger.Ref{Part: d.Part, Account: d.Account}, fn: settleDoubt}
+		if jobs[i], err = m.enqueue(endings[i]); err != nil {
+			failed = append(failed, err)
 		}
-		if done {
+	}
+	settled := 0
+	for i, j := range jobs {
+		if j == nil {
+			continue
+		}
+		err := j.wait(ctx)
+		if err == nil {
+			err = endings[i].refused
+		}
+		switch {
+		case err == nil:
 			settled++
+		case fault.KindOf(err) != fault.KindConflict: // else somebody was quicker
+			failed = append(failed, fmt.Errorf("settle reservation %s of %s: %w", rows[i].ID, rows[i].Account, err))
 		}
 	}
 	return settled > 0 && len(rows) >= sweepMax, errors.Join(failed...)
 }
 
-// sweep settles one reservation. On a hot account the lock is hardly ever free:
-// after a while it is waited for like anybody's.
-func (m *Meter) sweep(ctx context.Context, d due, skip bool) (done bool, err error) {
-	w := whose{id: d.ID, account: d.Account, by: "system:in_doubt", skip: skip}
-	_, err = m.end(ctx, w, func(ctx context.Context, e *ending) error {
-		if e.row.State != stateInDoubt {
-			return nil // expired just now, or settled by somebody
-		}
-		a, err := ledger.ReadAccount(ctx, e.tx, e.row.ref())
-		if err != nil {
-			return err
-		}
-		if a.InDoubt == nil || e.row.DoubtedAt.Add(time.Duration(a.InDoubt.Seconds)*time.Second).After(e.now) {
-			return nil // the policy has changed
-		}
-		if a.InDoubt.Action == actionRelease {
-			return e.release(ctx)
-		}
-		return e.capture(ctx, e.row.whole())
-	})
-	if fault.KindOf(err) == fault.KindConflict {
-		return false, nil // somebody was quicker, or is at work
+// settleDoubt does what the account's policy says about a reservation in doubt.
+func settleDoubt(ctx context.Context, e *ending) error {
+	if e.row.State != stateInDoubt {
+		return nil // expired just now, or settled by somebody
 	}
-	return err == nil, err
+	a, err := ledger.ReadAccount(ctx, e.tx, e.on)
+	if err != nil {
+		return err
+	}
+	if a.InDoubt == nil || e.row.DoubtedAt.Add(time.Duration(a.InDoubt.Seconds)*time.Second).After(e.now) {
+		return nil // the policy has changed
+	}
+	if a.InDoubt.Action == actionRelease {
+		return e.release(ctx)
+	}
+	return e.capture(ctx, e.row.whole())
 }
 
 // whole is the capture of all that was reserved, at the time of the doubt.

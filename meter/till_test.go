@@ -92,13 +92,15 @@ func (c *till) through(dsn string) *till {
 	return other
 }
 
-func (c *till) serve(db *pg.DB) {
+func (c *till) serve(db *pg.DB) { c.serveFrom(db, patient, meter.LanesDefault()) }
+
+// serveFrom bounds the waits of the lanes, and says how many there are.
+func (c *till) serveFrom(db *pg.DB, bounds pg.Options, lanes int) {
 	c.t.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	lanes := patient
-	lanes.Keyed = true
-	keyed := pgtest.Open(c.t, db.DSN(), lanes)
-	c.Meter = meter.New(meter.Config{DB: db, Keyed: keyed, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})})
+	bounds.Keyed = true
+	keyed := pgtest.Open(c.t, db.DSN(), bounds)
+	c.Meter = meter.New(meter.Config{DB: db, Keyed: keyed, Lanes: lanes, Now: c.clock.Now, Logger: logger, Stager: outbox.New(outbox.Config{DB: db, Now: c.clock.Now, Logger: logger})})
 	server, mux := web.NewServer(logger, prometheus.NewRegistry()), http.NewServeMux()
 	for _, r := range c.Routes() {
 		pattern := r.Method + " " + r.Pattern

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"tallystick/internal/credit"
+	"tallystick/internal/pg"
 )
 
 // Usage is accepted usage that Stripe is to learn of.
@@ -142,8 +142,10 @@ const sqlPutDeliveries = `
 
 func (o *Outbox) put(ctx context.Context, tx *sqlx.Tx, now time.Time, sums []sum, latest map[slot]open) error {
 	parts, accounts, meters, buckets := columns(sums)
-	var sequences, quantities, usages pq.Int64Array
-	var due, identifiers pq.StringArray
+	var sequences pg.Integers
+	var quantities, usages pg.Bigints
+	var due pg.Times
+	var identifiers pg.Texts
 	for _, s := range sums {
 		sequence := 0
 		if l, ok := latest[s.slot]; ok {
@@ -152,12 +154,12 @@ func (o *Outbox) put(ctx context.Context, tx *sqlx.Tx, now time.Time, sums []sum
 				sequence++
 			}
 		}
-		sequences, quantities, usages = append(sequences, int64(sequence)), append(quantities, int64(s.quantity)), append(usages, s.usages)
+		sequences, quantities, usages = append(sequences, int32(sequence)), append(quantities, int64(s.quantity)), append(usages, s.usages)
 		closes := s.bucket.Add(o.bucket + o.settle)
 		if closes.Before(now) {
 			closes = now.Add(o.settle) // late usage: let what comes along with it be summed, too
 		}
-		due = append(due, closes.Format(time.RFC3339Nano))
+		due = append(due, closes)
 		identifiers = append(identifiers, Identifier(s.account, s.meter, s.bucket, sequence))
 	}
 	_, err := tx.ExecContext(ctx, sqlPutDeliveries, parts, accounts, meters, buckets, sequences, quantities, usages, due, now, identifiers)
@@ -210,10 +212,9 @@ func (o *Outbox) StageRepair(ctx context.Context, tx *sqlx.Tx, now time.Time, u 
 	return identifier, nil
 }
 
-func columns(sums []sum) (parts pq.Int64Array, accounts, meters, buckets pq.StringArray) {
+func columns(sums []sum) (parts pg.Smallints, accounts, meters pg.Texts, buckets pg.Times) {
 	for _, s := range sums {
-		parts, accounts, meters = append(parts, int64(s.part)), append(accounts, s.account), append(meters, s.meter)
-		buckets = append(buckets, s.bucket.Format(time.RFC3339Nano))
+		parts, accounts, meters, buckets = append(parts, s.part), append(accounts, s.account), append(meters, s.meter), append(buckets, s.bucket)
 	}
 	return parts, accounts, meters, buckets
 }

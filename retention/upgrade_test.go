@@ -3,6 +3,7 @@ package retention_test
 import (
 	"database/sql"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,27 @@ func migrateTo(t *testing.T, dsn string, version int64) {
 	if _, err := p.UpTo(t.Context(), version); err != nil {
 		t.Fatal(err)
 	}
+	// The ledger of today, which fills the database, finds the functions that it calls.
+	text, err := fs.ReadFile(migrations.FS, "0008_round_trips.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range strings.Split(string(text), "-- +goose StatementBegin")[1:] {
+		function, _, _ := strings.Cut(part, "-- +goose StatementEnd")
+		if _, err := db.ExecContext(t.Context(), function); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pending is how many migrations wait.
+func pending(t *testing.T, dsn string) int {
+	t.Helper()
+	n, err := pg.Pending(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // rows are whole rows as texts.
@@ -177,11 +199,12 @@ func TestAnOldDatabaseWithAUsageChargedTwiceIsRefused(t *testing.T) {
 	ref := account(t, owner, "acme", time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	recorded(t, owner, ref, "usage-0001", time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))
 	pgtest.Exec(t, owner, "INSERT INTO transfers SELECT part, account, version + 1, kind, amount, source, target, cause, grant_ids, grant_amounts, available_after, held_after, debt_after, actor, note, posted_at, hash FROM transfers WHERE kind = 'usage'")
+	before := pending(t, dsn)
 	if _, err := pg.Migrate(t.Context(), dsn); !pg.IsCode(err, pg.CodeUniqueViolation) {
 		t.Errorf("the upgrade gave %v, want a unique violation", err)
 	}
 	wantRows(t, owner, "SELECT count(*) FROM usage", "1")
-	if pending, err := pg.Pending(t.Context(), dsn); err != nil || pending != 1 {
-		t.Errorf("%d migrations are pending, %v", pending, err)
+	if after := pending(t, dsn); after != before {
+		t.Errorf("%d migrations are pending, before there were %d", after, before)
 	}
 }

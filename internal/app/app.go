@@ -77,7 +77,7 @@ var ErrSchema = errors.New("the database lacks migrations; run: tallystick migra
 // metering lanes; everything else starts with Run.
 func New(ctx context.Context, o Options) (*App, error) {
 	c := o.Config
-	lanes := min(meter.LanesDefault, c.DatabaseMax/2) // of the connections, for the lanes
+	lanes := min(meter.LanesDefault(), c.DatabaseMax/2) // of the connections, for the lanes
 	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax - lanes})
 	if err != nil {
 		return nil, errors.Join(err, closeDB(db))

@@ -154,6 +154,7 @@ var scenarios = []scenario{
 	{"hot account, 1 connection", shape{accounts: 1, batch: 1}, 1, true, "naive-hot", 1},
 	{"hot account, 64 connections", shape{accounts: 1, batch: 1}, 64, true, "naive-hot", 64},
 	{"hot account, 256 connections", shape{accounts: 1, batch: 1}, 256, true, "", 0},
+	{"hot account, reserve and capture, 64 connections", shape{accounts: 1, batch: 1, reserved: true}, 64, false, "", 0},
 	{"1000 accounts, 64 connections", shape{accounts: accounts, batch: 1}, 64, true, "naive-many", 64},
 	{"hot account, meter bound to Stripe, 64 connections", shape{accounts: 1, batch: 1, bound: true}, 64, true, "", 0},
 	{"batches of 100, 8 connections", shape{accounts: 1, batch: 100}, 8, false, "bare-100", 8},

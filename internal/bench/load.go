@@ -26,6 +26,7 @@ type shape struct {
 	accounts int
 	batch    int  // usages in one request
 	bound    bool // of a meter that is billed at Stripe
+	reserved bool // each usage is a reservation and its capture: two requests
 }
 
 // generator sends usage as clients do: keep-alive connections, one request
@@ -91,13 +92,23 @@ func (g *generator) run(ctx context.Context, c *child, s shape, connections int,
 	return m, failure
 }
 
-// send sends one request and reads its answer.
+// send sends the request of a usage or of a batch; or the two of a reservation
+// and its capture.
 func (g *generator) send(ctx context.Context, c *child, s shape) error {
 	first := g.ids.Add(int64(s.batch)) - int64(s.batch)
 	path, body := "/v1/usage", make([]byte, 0, 200*s.batch+16)
-	if s.batch == 1 {
+	switch {
+	case s.reserved:
+		account, id := accountName(first%int64(s.accounts)), "bench-usage-"+strconv.FormatInt(first, 10)
+		reserve := `{"id":"` + id + `","account":"` + account + `","meter":"llm.output_tokens","quantity":"1000","ttl_seconds":600,"dimensions":{"model":"large","region":"eu"}}`
+		if err := g.post(ctx, c, "/v1/reservations", []byte(reserve)); err != nil {
+			return err
+		}
+		path = "/v1/reservations/" + id + "/capture?account=" + account
+		body = append(strconv.AppendInt(append(body, `{"quantity":"`...), 1+first%1000, 10), `"}`...)
+	case s.batch == 1:
 		body = appendUsage(body, s, first)
-	} else {
+	default:
 		path, body = "/v1/usage/batch", append(body, `{"usage":[`...)
 		for i := range s.batch {
 			if i > 0 {
@@ -107,6 +118,11 @@ func (g *generator) send(ctx context.Context, c *child, s shape) error {
 		}
 		body = append(body, "]}"...)
 	}
+	return g.post(ctx, c, path, body)
+}
+
+// post sends one request and reads its answer.
+func (g *generator) post(ctx context.Context, c *child, path string, body []byte) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err

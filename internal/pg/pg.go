@@ -99,6 +99,9 @@ func withSettings(dsn string, o Options) (string, error) {
 		for _, method := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
 			settings[method] = "off"
 		}
+		// Arrays of few elements look cheaper to Postgres than the generic plan's guess
+		// of ten, so that it would plan each use anew, which costs more than the use.
+		settings["plan_cache_mode"] = "force_generic_plan"
 	}
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
 		keywords := dsn

@@ -18,6 +18,11 @@ const statementsMax = 64
 // network fails, unless the options say otherwise.
 const transactionMax = 20 * time.Second
 
+// planMax is how long a plan is kept. One that was made for an empty table may be
+// to read all of it, and Postgres would not make another before the table has
+// been analyzed.
+const planMax = 5 * time.Second
+
 // preparing is a connector whose connections keep what they run prepared, so
 // that Postgres reads and plans each statement once for a connection and not
 // once for each use. That is most of what a short statement costs.
@@ -48,7 +53,7 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok || socket == nil {
 		return c, nil
 	}
-	return &preparingConn{bareConn: bare, socket: socket, bound: p.bound, statements: map[string]driver.Stmt{}}, nil
+	return &preparingConn{bareConn: bare, socket: socket, bound: p.bound, statements: map[string]driver.Stmt{}, planned: clock.Tick()}, nil
 }
 
 // socketKey is where a dialer leaves the socket that it opened.
@@ -96,12 +101,19 @@ type preparingConn struct {
 	socket     net.Conn
 	bound      time.Duration
 	statements map[string]driver.Stmt
+	planned    clock.Instant // the oldest plan is not older
 }
 
 // BeginTx begins a transaction, which has to end within the bound.
 func (c *preparingConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
 	if err := c.socket.SetDeadline(clock.Now().Add(c.bound)); err != nil {
 		return nil, driver.ErrBadConn // the socket is closed; nothing was sent
+	}
+	if clock.Since(c.planned) > planMax {
+		if _, err := c.bareConn.ExecContext(ctx, "DISCARD PLANS", nil); err != nil {
+			return nil, err
+		}
+		c.planned = clock.Tick()
 	}
 	return c.bareConn.BeginTx(ctx, o)
 }
