@@ -111,6 +111,9 @@ func bar(w io.Writer) (show func(month, phase string, done, total int64), stop f
 		}
 	}
 	return func(month, phase string, done, total int64) {
+		if total == 0 {
+			return
+		}
 		if name := month + " " + phase; name != what {
 			stop()
 			what = name
