@@ -171,7 +171,7 @@ const sqlVerifyDeliveries = `
 			SELECT u.part, u.account, u.meter, u.staged - coalesce(v.staged, 0) AS staged
 			FROM usage u LEFT JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
 			UNION ALL
-			SELECT part, account, meter, staged FROM usage_hours
+			SELECT part, account, meter, staged - withdrawn FROM usage_hours
 		) s
 		GROUP BY part, account, meter HAVING sum(staged) <> 0
 	) u

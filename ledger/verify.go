@@ -36,6 +36,9 @@ func Verify(ctx context.Context, db *pg.DB) (Report, error) {
 	report := Report{OK: true}
 	err := db.Read(ctx, func(tx *sqlx.Tx) error {
 		report = Report{OK: true}
+		if err := pg.Hold(ctx, tx, "usage"); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(ctx, "SET LOCAL statement_timeout = 0"); err != nil {
 			return fmt.Errorf("lift the statement timeout: %w", err)
 		}

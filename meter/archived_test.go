@@ -3,6 +3,7 @@ package meter_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"tallystick/api"
 	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
+	"tallystick/ledger"
+	"tallystick/retention"
 )
 
 // partitioned makes the partitions of the months from March on.
@@ -23,12 +26,18 @@ func (c *till) partitioned(months int) {
 	}
 }
 
-// letGo does to March what an archive does, but for the hours.
+// letGo archives March.
 func (c *till) letGo() {
 	c.t.Helper()
-	pgtest.Exec(c.t, c.own, "DROP TABLE usage_2026_03")
-	pgtest.Exec(c.t, c.own, `INSERT INTO usage_archives (month, until, usages, quantity, credits, staged, file, sha256, archived_at)
-		VALUES ('2026-03-01T00:00:00Z', '2026-04-01T00:00:00Z', 0, 0, 0, 0, '', decode(repeat('00', 32), 'hex'), now())`)
+	a := retention.Archiver{DB: c.own, Now: c.clock.Now, Logger: slog.New(slog.DiscardHandler), Dir: c.t.TempDir()}
+	months := []string{}
+	if err := a.Run(c.t.Context(), start.AddDate(0, 1, -start.Day()+1).Truncate(24*time.Hour), func(r retention.Archive) { months = append(months, r.Month+" "+r.State) }); err != nil {
+		c.t.Fatal(err)
+	}
+	if got := strings.Join(months, ", "); got != "2026-03 archived" {
+		c.t.Fatalf("archived %q", got)
+	}
+	c.verified()
 }
 
 // TestC04AnIdIsRefusedOrRepeatedHoweverOldItIs sends the same usage again while its
@@ -75,6 +84,7 @@ func TestC04AnIdIsRefusedOrRepeatedHoweverOldItIs(t *testing.T) {
 	if got := c.available(); got != "93" {
 		t.Errorf("acme holds %s, want 93: 100 less three usages of 2 and one of 1", got)
 	}
+	c.verified()
 }
 
 // TestC13ACaptureIsRepeatedOrRefusedHoweverOldItIs does the same with captures: one
@@ -91,7 +101,7 @@ func TestC13ACaptureIsRepeatedOrRefusedHoweverOldItIs(t *testing.T) {
 	first["resv-beyond"] = c.on("resv-beyond", "capture", `{"quantity": 7}`)
 	c.clock.pass(48 * time.Hour)
 	first["resv-late"] = c.on("resv-late", "capture", `{"quantity": 4}`)
-	c.clock.pass(60 * 24 * time.Hour)
+	c.clock.pass(80 * 24 * time.Hour)
 	body := map[string]string{"resv-exact": `{"quantity": 5}`, "resv-beyond": `{"quantity": 7}`, "resv-late": `{"quantity": 4}`}
 	for id, was := range first {
 		if a := c.on(id, "capture", body[id]); was.status != 201 || a.status != 201 || !a.replayed || a.body != was.body {
@@ -109,6 +119,7 @@ func TestC13ACaptureIsRepeatedOrRefusedHoweverOldItIs(t *testing.T) {
 		}
 	}
 	c.wantBooks("84/0/0")
+	c.verified()
 }
 
 // TestAUsageWhoseRecordIsGoneIsNotChargedAgain deletes records by hand.
@@ -148,4 +159,88 @@ func exec(db *pg.DB, statement string) error {
 		_, err := tx.Exec(statement)
 		return err
 	})
+}
+
+// totals gives what the totals of acme's say, one text for each line.
+func (c *till) totals(query string) string {
+	c.t.Helper()
+	var totals api.UsageTotals
+	read(c.t, c.want(200, http.MethodGet, "/v1/accounts/acme/usage?from=2026-02-01T00:00:00Z&to=2026-06-01T00:00:00Z"+query, ""), &totals)
+	lines := []string{}
+	for _, l := range totals.Data {
+		text := l.Meter
+		if l.From != nil {
+			text += " " + l.From.Format("01-02T15")
+		}
+		if l.Group != nil {
+			text += fmt.Sprint(" ", l.Group)
+		}
+		lines = append(lines, fmt.Sprintf("%s %s/%s/%d", text, l.Quantity, l.Credits, l.Count))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// TestTotalsAreTheSameAfterAnArchive asks for everything that can be asked.
+func TestTotalsAreTheSameAfterAnArchive(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 1000)
+	c.partitioned(2)
+	c.want(201, http.MethodPut, "/v1/meters/token", `{"credits_per_unit": "0.000001", "aggregation": "count"}`)
+	for i := range 40 {
+		when := c.clock.Now().Add(-time.Duration(i%5) * 25 * time.Minute)
+		c.want(201, http.MethodPost, "/v1/usage", fmt.Sprintf(`{"id": "usage-%04d", "account": "acme", "meter": %q, "quantity": "1.5", "occurred_at": %q, "dimensions": {"model": %q, "region": "x"}}`,
+			i, []string{"call", "token"}[i%2], when.Format(time.RFC3339), []string{"", "small", "größer"}[i%3]))
+		c.clock.pass(23 * time.Hour) // into April
+	}
+	c.clock.pass(60 * 24 * time.Hour)
+	queries := []string{"", "&group_by=hour", "&group_by=day,meter", "&group_by=model", "&group_by=hour,meter,model,region,other", "&meter=token&group_by=day"}
+	before := map[string]string{}
+	for _, q := range queries {
+		before[q] = c.totals(q)
+	}
+	c.letGo()
+	if n := c.count("SELECT count(*) FROM usage_hours"); n == 0 || c.count("SELECT count(*) FROM usage") == 0 {
+		t.Fatalf("%d hours, and the usage of April: nothing is left to compare", n)
+	}
+	for _, q := range queries {
+		if got := c.totals(q); got != before[q] || len(got) < 10 {
+			t.Errorf("%q gave\n%s\nand gives\n%s", q, before[q], got)
+		}
+	}
+}
+
+// TestTotalsAreWholeWhileAMonthIsLetGo asks for totals that have to wait for the
+// partition, which is gone when they may go on.
+func TestTotalsAreWholeWhileAMonthIsLetGo(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 100)
+	c.partitioned(1)
+	c.use("usage-0001", 2)
+	want := c.totals("")
+	release := c.hold(`LOCK TABLE usage IN ACCESS EXCLUSIVE MODE;
+		INSERT INTO usage_archives (month, until, usages, quantity, credits, staged, file, sha256, archived_at)
+			VALUES ('2026-03-01T00:00:00Z', '2026-04-01T00:00:00Z', 1, 2000000, 2000000, 2000000, '', decode(repeat('00', 32), 'hex'), now());
+		INSERT INTO usage_hours (part, account, month, hour, meter, dimensions_key, bound, voided, dimensions, usages, quantity, credits, staged, withdrawn,
+				highest, latest, latest_at, latest_version, first_recorded, last_recorded)
+			SELECT part, account, '2026-03-01T00:00:00Z', '2026-03-01T12:00:00Z', meter, fingerprint, true, false, dimensions, 1, quantity, credits, staged, 0,
+				quantity, quantity, occurred_at, transfer_version, recorded_at, recorded_at FROM usage;
+		DROP TABLE usage_2026_03`)
+	got := make(chan string, 1)
+	go func() { got <- c.totals("") }()
+	sound, db := make(chan ledger.Report, 1), pgtest.Open(t, c.dsn, patient)
+	go func() {
+		report, err := ledger.Verify(context.Background(), db)
+		if err != nil {
+			t.Error(err)
+		}
+		sound <- report
+	}()
+	c.blocked(2)
+	release()
+	if got := <-got; got != want || !strings.Contains(want, "2/2/1") {
+		t.Errorf("the totals were %q, and are %q", want, got)
+	}
+	if report := <-sound; !report.OK {
+		t.Errorf("verify found %+v", report.Checks)
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"tallystick/api"
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/internal/web"
 	"tallystick/ledger"
 )
@@ -96,26 +97,35 @@ func writeStatement(w http.ResponseWriter, page web.List[api.Transfer]) error {
 	return nil // the status is sent; a client that went away is nobody's mistake
 }
 
-// sqlUsageTotals relies on the indexes usage_by_account and usage_voids_pkey. What
-// is voided does not count. Each meter is summed up as it aggregates; where lines
-// are not grouped by meter, the meters' sums are added. What is not grouped by is
-// NULL in every row.
+// sqlUsageTotals relies on the indexes usage_by_account, usage_voids_pkey and
+// usage_hours_by_account. What is voided does not count. Each meter is summed up
+// as it aggregates; where lines are not grouped by meter, the meters' sums are
+// added. What is not grouped by is NULL in every row. Of archived usage the hours
+// count that begin within the time.
 const sqlUsageTotals = `
-	SELECT CASE WHEN $5 THEN t.meter END AS meter, t.slot, t.dimensions, sum(t.quantity) AS quantity, sum(t.credits) AS credits, sum(t.count) AS count
+	SELECT CASE WHEN $5 THEN t.meter END AS meter, t.slot, t.dimensions, sum(t.quantity) AS quantity, sum(t.credits) AS credits, sum(t.count)::bigint AS count
 	FROM (
 		SELECT u.meter,
-			CASE WHEN $6 = 'hour' THEN date_trunc('hour', u.occurred_at) WHEN $6 = 'day' THEN date_trunc('day', u.occurred_at) END AS slot,
+			CASE WHEN $6 = 'hour' THEN date_trunc('hour', u.at) WHEN $6 = 'day' THEN date_trunc('day', u.at) END AS slot,
 			(SELECT jsonb_object_agg(name, coalesce(u.dimensions ->> name, '')) FROM unnest($7::text[]) AS name)::text AS dimensions,
 			CASE m.aggregation
-				WHEN 'count' THEN count(*) * 1000000
-				WHEN 'max' THEN max(u.quantity)
-				WHEN 'last' THEN (array_agg(u.quantity ORDER BY u.occurred_at DESC, u.transfer_version DESC) FILTER (WHERE m.aggregation = 'last'))[1]
+				WHEN 'count' THEN sum(u.usages) * 1000000
+				WHEN 'max' THEN max(u.highest)
+				WHEN 'last' THEN (array_agg(u.latest ORDER BY u.at DESC, u.version DESC) FILTER (WHERE m.aggregation = 'last'))[1]
 				ELSE sum(u.quantity) END AS quantity,
-			sum(u.credits) AS credits, count(*) AS count
-		FROM usage u
+			sum(u.credits) AS credits, sum(u.usages) AS count
+		FROM (
+			SELECT u.meter, u.occurred_at AS at, u.transfer_version AS version, u.dimensions, u.quantity, u.quantity AS highest, u.quantity AS latest,
+				u.credits, 1 AS usages
+			FROM usage u
+			LEFT JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
+			WHERE u.part = $1 AND u.account || '' = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND ($8 = '' OR u.meter = $8) AND v.usage_id IS NULL
+			UNION ALL
+			SELECT h.meter, h.latest_at, h.latest_version, h.dimensions, h.quantity, h.highest, h.latest, h.credits, h.usages
+			FROM usage_hours h
+			WHERE h.part = $1 AND h.account || '' = $2 AND h.hour >= $3 AND h.hour < $4 AND ($8 = '' OR h.meter = $8) AND NOT h.voided
+		) u
 		JOIN meters m ON m.meter = u.meter
-		LEFT JOIN usage_voids v ON v.part = u.part AND v.account = u.account AND v.usage_id = u.usage_id
-		WHERE u.part = $1 AND u.account || '' = $2 AND u.occurred_at >= $3 AND u.occurred_at < $4 AND ($8 = '' OR u.meter = $8) AND v.usage_id IS NULL
 		GROUP BY u.meter, m.aggregation, 2, 3
 	) t
 	GROUP BY 1, 2, 3
@@ -181,6 +191,9 @@ func (m *Meter) handleUsageTotals(w http.ResponseWriter, r *http.Request) error 
 	}
 	err := m.db.Read(r.Context(), func(tx *sqlx.Tx) error {
 		rows = nil
+		if err := pg.Hold(r.Context(), tx, "usage"); err != nil {
+			return err
+		}
 		if _, err := ledger.ReadAccount(r.Context(), tx, ref); err != nil {
 			return err
 		}

@@ -84,16 +84,22 @@ CREATE TABLE usage_hours (
     meter          text        NOT NULL,
     dimensions_key bytea       NOT NULL, -- SHA-256 of dimensions, which may be too long for a key
     bound          boolean     NOT NULL, -- recorded after the meter was bound at Stripe, as the binding was when it was archived
+    voided         boolean     NOT NULL, -- taken back since: it was charged, but is no usage
     dimensions     jsonb       NOT NULL,
     usages         bigint      NOT NULL,
     quantity       bigint      NOT NULL,
     credits        bigint      NOT NULL,
     staged         bigint      NOT NULL,
+    withdrawn      bigint      NOT NULL, -- of staged, what was taken back with the void
+    highest        bigint      NOT NULL, -- quantity, for meters that aggregate by max
+    latest         bigint      NOT NULL, -- quantity, for meters that aggregate by last,
+    latest_at      timestamptz NOT NULL, -- when it occurred
+    latest_version bigint      NOT NULL, -- and its transfer, which decides where several occurred at once
     first_recorded timestamptz NOT NULL,
     last_recorded  timestamptz NOT NULL,
-    CONSTRAINT usage_hours_pkey PRIMARY KEY (part, account, month, hour, meter, dimensions_key, bound),
+    CONSTRAINT usage_hours_pkey PRIMARY KEY (part, account, month, hour, meter, dimensions_key, bound, voided),
     CONSTRAINT usage_hours_archive FOREIGN KEY (month) REFERENCES usage_archives (month),
-    CONSTRAINT usage_hours_sums CHECK (usages > 0 AND quantity > 0 AND credits >= 0 AND staged >= 0),
+    CONSTRAINT usage_hours_sums CHECK (usages > 0 AND quantity > 0 AND credits >= 0 AND staged >= 0 AND withdrawn >= 0 AND (voided OR withdrawn = 0)),
     CONSTRAINT usage_hours_key_length CHECK (length(dimensions_key) = 32)
 );
 CREATE INDEX usage_hours_by_account ON usage_hours ((account || ''), hour);

@@ -58,6 +58,9 @@ type Repairer interface {
 	RebuildBalance(ctx context.Context, tx *sqlx.Tx, account string) error
 }
 
+// archivedAfter is how old usage is at least that was archived, less a day.
+const archivedAfter = 39 * 24 * time.Hour
+
 // Policies of repair.
 const (
 	RepairOff  = "off"
@@ -189,6 +192,9 @@ func (r *Reconciler) scope(o Options) (scope, error) {
 		s.to = now.Add(-r.Settle)
 	}
 	s.to = s.to.Truncate(r.Bucket)
+	if s.to.Before(now.Add(-archivedAfter)) {
+		s.to = s.to.Truncate(time.Hour) // of usage that old only hours may be left
+	}
 	if o.From.IsZero() {
 		s.from = s.to.Add(-r.Lookback)
 	}

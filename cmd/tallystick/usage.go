@@ -17,7 +17,7 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 func (p *program) usageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "usage", Short: "Record usage, show it and take it back", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand(), p.usageShowCommand(), p.usageVoidCommand(), p.usageImportCommand())
+	c.AddCommand(p.usageRecordCommand(), p.usageTotalsCommand(), p.usageShowCommand(), p.usageVoidCommand(), p.usageImportCommand(), p.usageArchiveCommand())
 	return c
 }
 

@@ -93,21 +93,21 @@ func (p *program) imported(o importer.Options, s importer.Summary, err error) er
 	return &exitError{code: exitFindings, err: fmt.Errorf("%d lines are rejected; %s", s.Rejected, where)}
 }
 
-// bar shows progress on a terminal; elsewhere nothing.
-type bar struct {
+// importBar shows progress on a terminal; elsewhere nothing.
+type importBar struct {
 	to  io.Writer
 	bar *progressbar.ProgressBar
 }
 
-func (p *program) progress() *bar {
+func (p *program) progress() *importBar {
 	file, ok := p.stderr.(*os.File)
 	if !ok || p.quiet || !term.IsTerminal(int(file.Fd())) {
-		return &bar{}
+		return &importBar{}
 	}
-	return &bar{to: file}
+	return &importBar{to: file}
 }
 
-func (b *bar) show(g importer.Progress) {
+func (b *importBar) show(g importer.Progress) {
 	if b.to == nil {
 		return
 	}
@@ -123,7 +123,7 @@ func (b *bar) show(g importer.Progress) {
 	_ = b.bar.Set64(g.Bytes) // it only shows
 }
 
-func (b *bar) clear() {
+func (b *importBar) clear() {
 	if b.bar != nil {
 		_ = b.bar.Clear()
 	}

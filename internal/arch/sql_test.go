@@ -26,7 +26,7 @@ var statementName = regexp.MustCompile(`^sql[A-Z]`)
 type statement struct{ name, at, sql string }
 
 // TestStatementsFitTheSchema prepares every statement of the product in a
-// migrated database, as the role of the service, and plans it, which also checks
+// migrated database, as the role that runs it, and plans it, which also checks
 // that the role may do it. A column that was renamed, and a privilege that was
 // forgotten, are found here and not on the one path that no test takes.
 func TestStatementsFitTheSchema(t *testing.T) {
@@ -38,13 +38,22 @@ func TestStatementsFitTheSchema(t *testing.T) {
 	if len(found) < 50 {
 		t.Fatalf("found %d statements: the constants were not found", len(found))
 	}
-	db := pgtest.New(t)
+	dsn := pgtest.DSN(t)
+	service, owner := pgtest.Open(t, dsn, pg.Options{}), pgtest.Owner(t, dsn)
 	for _, s := range found {
+		db := service
+		if strings.HasPrefix(s.at, archiver) {
+			db = owner
+		}
 		if err := plan(t, db, s.sql); err != nil {
 			t.Errorf("%s: %s: %v", s.at, s.name, err)
 		}
 	}
 }
+
+// archiver is the one file whose statements an operator runs as the owner of the
+// tables: the service may not let go of usage.
+const archiver = "retention/archive.go:"
 
 func TestStatementsThatDoNotFitAreFound(t *testing.T) {
 	t.Parallel()

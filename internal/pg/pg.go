@@ -173,6 +173,17 @@ func (db *DB) Read(ctx context.Context, fn func(tx *sqlx.Tx) error) error {
 	return away(db.once(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn))
 }
 
+// Hold keeps a table as it is until the transaction ends: nobody alters it, or
+// lets go of a partition. It comes first in a Read, before the snapshot is taken:
+// a partition that was let go of is gone for older snapshots, too, which do not
+// see what was written in its place.
+func Hold(ctx context.Context, tx *sqlx.Tx, table string) error {
+	if _, err := tx.ExecContext(ctx, "LOCK TABLE "+pq.QuoteIdentifier(table)+" IN ACCESS SHARE MODE"); err != nil {
+		return fmt.Errorf("hold the table %s: %w", table, err)
+	}
+	return nil
+}
+
 func (db *DB) once(ctx context.Context, o *sql.TxOptions, fn func(tx *sqlx.Tx) error) error {
 	tx, err := db.pool.BeginTxx(ctx, o)
 	if err != nil {
