@@ -215,7 +215,25 @@ func (w *world) capture(t *rapid.T) {
 			u.hold.Parts = append(u.hold.Parts, w.took(tr)...)
 		}
 	}
+	u.gather()
 	w.usages = append(w.usages, u)
+}
+
+// gather brings what came out of one grant together, where that grant came first:
+// a capture may have taken of it out of the hold and again out of the balance.
+func (h *modelHold) gather() {
+	var parts []ledger.Part
+	for _, p := range h.hold.Parts {
+		i := slices.IndexFunc(parts, func(q ledger.Part) bool { return q.Grant == p.Grant })
+		if i < 0 {
+			parts = append(parts, p)
+		} else {
+			parts[i].Credits += p.Credits
+		}
+	}
+	h.hold.Parts = parts
+	units := slices.Clone(h.units)
+	slices.SortStableFunc(h.units, func(a, b int) int { return slices.Index(units, a) - slices.Index(units, b) })
 }
 
 // front is what the first so many credits of a hold came out of.
