@@ -84,6 +84,37 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Record usage that comes as CloudEvents 1.0
+         * @description Structured, batched or binary content mode, told apart by the Content-Type. `subject` is the account, `type` the
+         *     meter, `time` when it occurred (now by default); `data` is a JSON object whose member named by the meter's
+         *     `value_field` (`quantity` by default) is the quantity and whose `dimensions` are the dimensions. All other
+         *     members of `data` and all extension attributes are ignored. An event of a meter that counts needs no quantity.
+         *
+         *     `source` and `id` are the key, per account: the same event again, in whichever mode, gets the first answer again.
+         *     The usage it makes has the id `event@`, the source with each `/` written `~`, `@` and the event's id where these
+         *     have none but the characters A-Z a-z 0-9 . _ : - (and / in the source) and at most 160 in all; else `event@` and
+         *     64 hexadecimal digits, SHA-256 over `<bytes of source>:<source><bytes of id>:<id>`.
+         *
+         *     One event is answered as POST /v1/usage answers, a batch (up to 1000 events, 8 MiB) as POST /v1/usage/batch, item
+         *     by item, an item that is no event being one of the refused. Scope usage.
+         */
+        post: operations["recordEvents"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/reservations": {
         parameters: {
             query?: never;
@@ -93,7 +124,7 @@ export interface paths {
         };
         /**
          * List reservations, in the order of their keys
-         * @description Scope read.
+         * @description Scope read, or the account's own token.
          */
         get: operations["listReservations"];
         put?: never;
@@ -118,7 +149,7 @@ export interface paths {
         };
         /**
          * One reservation
-         * @description Scope read.
+         * @description Scope read, or the account's own token.
          */
         get: operations["getReservation"];
         put?: never;
@@ -240,7 +271,7 @@ export interface paths {
         };
         /**
          * One account with its balance and open grants
-         * @description Scope read.
+         * @description Scope read, or the account's own token.
          */
         get: operations["getAccount"];
         /**
@@ -264,7 +295,7 @@ export interface paths {
         };
         /**
          * The statement: every change of the balance, newest first
-         * @description Scope read. CSV with Accept text/csv.
+         * @description Scope read, or the account's own token. CSV with Accept text/csv.
          */
         get: operations["listTransfers"];
         put?: never;
@@ -286,7 +317,7 @@ export interface paths {
          * Totals of usage
          * @description What is voided does not count. `quantity` is as the meter aggregates: the sum, the number of usages (count), the
          *     highest (max) or the latest by `occurred_at` and then by recording (last), each within its line; in lines that are
-         *     not grouped by meter the meters' quantities are added. Scope read. The last 30 days by default.
+         *     not grouped by meter the meters' quantities are added. Scope read, or the account's own token. The last 30 days by default.
          */
         get: operations["sumUsage"];
         put?: never;
@@ -442,6 +473,98 @@ export interface paths {
          * @description Scope admin.
          */
         delete: operations["revokeKey"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/keys/{id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give a key a new secret; it is in this answer only
+         * @description Scope admin. The id stays. The old secret works for the overlap, so that callers can change over; `previous_expires_at`
+         *     says until when. While two secrets work, only a rotation with `overlap_seconds` 0 is taken, which ends every older
+         *     secret at once; any other is refused (409 `rotation_under_way`).
+         */
+        post: operations["rotateKey"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/keys/{id}/rate_limit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Limit the requests of a key, or change the limit
+         * @description Scope admin. In force at once in the process that answers, within a second in others.
+         */
+        put: operations["limitKey"];
+        post?: never;
+        /**
+         * Lift the limit of a key
+         * @description Scope admin.
+         */
+        delete: operations["liftKeyLimit"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/accounts/{account}/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Tokens of an account, the last to expire first
+         * @description Scope admin. Those that ended more than a week ago may be missing.
+         */
+        get: operations["listTokens"];
+        put?: never;
+        /**
+         * Make a token with which an account reads itself; its secret is in this answer only
+         * @description Scope admin. For a balance page in an end customer's hands: as a bearer token it opens the account, its transfers, its usage
+         *     and its reservations, by GET, and nothing else (403); another account looks like one that does not exist (404). All tokens of an
+         *     account together may send 10 requests per second, 100 at once. At most 1000 are valid at a time (409 `too_many_tokens`).
+         */
+        post: operations["createToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/accounts/{account}/tokens/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * End a token, at once and everywhere
+         * @description Scope admin.
+         */
+        delete: operations["revokeToken"];
         options?: never;
         head?: never;
         patch?: never;
@@ -970,6 +1093,11 @@ export interface components {
              * @enum {string}
              */
             aggregation: "sum" | "count" | "max" | "last";
+            /**
+             * @description member of a CloudEvent's data that holds the quantity
+             * @default quantity
+             */
+            value_field: string;
             credits_per_unit: components["schemas"]["DecimalIn"];
             rates?: components["schemas"]["Rate"][];
             stripe?: components["schemas"]["StripeBinding"];
@@ -978,6 +1106,7 @@ export interface components {
             meter: string;
             unit: string;
             aggregation: string;
+            value_field: string;
             credits_per_unit: components["schemas"]["Decimal"];
             rates: components["schemas"]["Rate"][];
             rate_version: number;
@@ -1072,6 +1201,32 @@ export interface components {
         UsageBatchRequest: {
             usage: components["schemas"]["UsageRequest"][];
         };
+        /** @description further attributes are extensions; null stands for one that is absent */
+        CloudEvent: {
+            /** @enum {string} */
+            specversion: "1.0";
+            id: string;
+            /** @description a URI reference */
+            source: string;
+            /** @description the meter */
+            type: string;
+            /** @description the account */
+            subject: string;
+            /**
+             * Format: date-time
+             * @description at most 35 days ago and 5 minutes ahead; now by default
+             */
+            time?: string | null;
+            /** @description application/json, the default, or another with +json */
+            datacontenttype?: string | null;
+            dataschema?: string | null;
+            data?: components["schemas"]["CloudEventData"];
+        };
+        /** @description also holds the quantity, as the member that the meter's value_field names */
+        CloudEventData: {
+            quantity?: components["schemas"]["DecimalIn"];
+            dimensions?: components["schemas"]["Texts"];
+        };
         UsageResult: {
             /** @enum {string} */
             result: "recorded" | "replayed" | "refused";
@@ -1097,21 +1252,57 @@ export interface components {
             to: string;
             data: components["schemas"]["UsageTotal"][];
         };
+        /** @description requests of a key per second and process, and how many at once after a pause; an item of a batch counts as a request */
+        RateLimit: {
+            per_second: number;
+            burst: number;
+        };
         KeyRequest: {
             name: string;
             scopes: ("usage" | "read" | "admin")[];
             /** Format: date-time */
             expires_at?: string;
+            rate_limit?: components["schemas"]["RateLimit"];
         };
         Key: {
             id: string;
             name: string;
             scopes: string[];
+            /** @description in the answer that made it only */
             secret?: string;
+            rate_limit: components["schemas"]["RateLimit"] | null;
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
             expires_at: string | null;
+            /** Format: date-time */
+            revoked_at: string | null;
+            /** Format: date-time */
+            rotated_at: string | null;
+            /**
+             * Format: date-time
+             * @description end of the secret before the last rotation, while it still works
+             */
+            previous_expires_at: string | null;
+        };
+        RotateRequest: {
+            /** @default 86400 */
+            overlap_seconds: number;
+        };
+        TokenRequest: {
+            name?: string;
+            ttl_seconds: number;
+        };
+        Token: {
+            id: string;
+            account: string;
+            name: string;
+            /** @description in the answer that made it only */
+            secret?: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            expires_at: string;
             /** Format: date-time */
             revoked_at: string | null;
         };
@@ -1262,6 +1453,10 @@ export interface components {
             data: components["schemas"]["Key"][];
             next_cursor: string | null;
         };
+        TokenList: {
+            data: components["schemas"]["Token"][];
+            next_cursor: string | null;
+        };
         StripeEventList: {
             data: components["schemas"]["StripeEvent"][];
             next_cursor: string | null;
@@ -1307,7 +1502,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description the key lacks the scope: forbidden */
+        /** @description forbidden: the key lacks the scope, or the call is not one for an account's token */
         Forbidden: {
             headers: {
                 [name: string]: unknown;
@@ -1316,7 +1511,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found */
+        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found, token_not_found */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -1325,7 +1520,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -1352,7 +1547,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check */
+        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check, batch_over_burst */
         Unprocessable: {
             headers: {
                 [name: string]: unknown;
@@ -1361,7 +1556,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description overloaded; wait as Retry-After says */
+        /** @description rate_limited: the key or token sent too much; too_many_failures: the address sent too many invalid keys; overloaded; wait as Retry-After says */
         Overloaded: {
             headers: {
                 /** @description seconds */
@@ -1475,6 +1670,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1505,6 +1701,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1540,6 +1737,62 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    recordEvents: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description in binary mode, as are the next; percent-encoded */
+                "ce-specversion"?: "1.0";
+                "ce-id"?: string;
+                "ce-source"?: string;
+                "ce-type"?: string;
+                "ce-subject"?: string;
+                "ce-time"?: string;
+                "ce-dataschema"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/cloudevents+json": components["schemas"]["CloudEvent"];
+                "application/cloudevents-batch+json": components["schemas"]["CloudEvent"][];
+                "application/json": components["schemas"]["CloudEventData"];
+            };
+        };
+        responses: {
+            /** @description one result per event of a batch */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageBatch"];
+                };
+            };
+            /** @description the event is recorded, or was before */
+            201: {
+                headers: {
+                    "Idempotent-Replayed": components["headers"]["Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Usage"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            402: components["responses"]["Insufficient"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1570,6 +1823,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1607,6 +1861,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1637,6 +1892,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1676,6 +1932,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1715,6 +1972,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1754,6 +2012,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1793,6 +2052,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1821,6 +2081,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1847,6 +2108,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1890,6 +2152,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1928,6 +2191,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -1939,7 +2203,7 @@ export interface operations {
                 /** @description end of the window, not part of it */
                 to?: components["parameters"]["To"];
                 meter?: string;
-                /** @description hour, day, meter or names of dimensions, separated by commas; meter by default */
+                /** @description hour, day, meter or names of dimensions, separated by commas; meter by default. Archived usage is summed by the hour: those hours count that begin within from and to */
                 group_by?: string;
             };
             header?: never;
@@ -1964,6 +2228,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2002,6 +2267,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2041,6 +2307,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2069,6 +2336,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2095,6 +2363,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2138,6 +2407,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2169,6 +2439,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2197,6 +2468,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2228,6 +2500,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2254,6 +2527,201 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    rotateKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["RotateRequest"];
+            };
+        };
+        responses: {
+            /** @description rotated */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Key"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    limitKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RateLimit"];
+            };
+        };
+        responses: {
+            /** @description limited */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Key"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    liftKeyLimit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description without a limit */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Key"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listTokens: {
+        parameters: {
+            query?: {
+                limit?: components["parameters"]["Limit"];
+                /** @description next_cursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+            };
+            header?: never;
+            path: {
+                account: components["parameters"]["Account"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description a page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TokenList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    createToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                account: components["parameters"]["Account"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TokenRequest"];
+            };
+        };
+        responses: {
+            /** @description made */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Token"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    revokeToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                account: components["parameters"]["Account"];
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Token"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2286,6 +2754,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2312,6 +2781,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2342,6 +2812,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2369,6 +2840,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2429,6 +2901,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2460,6 +2933,7 @@ export interface operations {
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2486,6 +2960,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2517,6 +2992,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2543,6 +3019,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
@@ -2577,6 +3054,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
+            429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
     };
