@@ -141,12 +141,10 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	mine := filepath.Join(dir, "pgdev.test") // the go command's own directory is closed to others
-	content, err := os.ReadFile(binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(mine, content, 0o755); err != nil {
-		t.Fatal(err)
+	// Another process writes it: a server that is started just now would inherit our
+	// open file, and what is open for writing cannot be executed.
+	if out, err := exec.CommandContext(t.Context(), "install", "-m", "0755", binary, mine).CombinedOutput(); err != nil {
+		t.Fatalf("copy the tests: %v\n%s", err, out)
 	}
 	home := filepath.Join(dir, "home")
 	if err := os.Mkdir(home, 0o700); err != nil {
