@@ -28,6 +28,8 @@ func newBilled(t *testing.T) *billed {
 	t.Cleanup(func() { _ = s.Close() })
 	b := &billed{Server: s, t: t, start: s.now() - 60, end: s.now() + 3600}
 	put := func(kind string, o object) object {
+		s.mu.Lock() // the server looks at what falls due all the while
+		defer s.mu.Unlock()
 		o["object"], o["id"] = kind, kind+"_1"
 		if kind == "price" || kind == "subscription_item" {
 			o["id"] = s.newID(kind)
