@@ -186,10 +186,30 @@ func TestTotalsAreTheSameAfterAnArchive(t *testing.T) {
 	c := opened(t, 1000)
 	c.partitioned(2)
 	c.want(201, http.MethodPut, "/v1/meters/token", `{"credits_per_unit": "0.000001", "aggregation": "count"}`)
+	c.want(201, http.MethodPut, "/v1/meters/peak", `{"credits_per_unit": 0, "aggregation": "max"}`)
+	c.want(201, http.MethodPut, "/v1/meters/seats", `{"credits_per_unit": 0, "aggregation": "last"}`)
+	void := func(status int, id string) string {
+		return c.want(status, http.MethodPost, "/v1/usage/"+id+"/void", `{"account": "acme", "reason": "never happened"}`).body
+	}
 	for i := range 40 {
 		when := c.clock.Now().Add(-time.Duration(i%5) * 25 * time.Minute)
-		c.want(201, http.MethodPost, "/v1/usage", fmt.Sprintf(`{"id": "usage-%04d", "account": "acme", "meter": %q, "quantity": "1.5", "occurred_at": %q, "dimensions": {"model": %q, "region": "x"}}`,
-			i, []string{"call", "token"}[i%2], when.Format(time.RFC3339), []string{"", "small", "größer"}[i%3]))
+		use := func(id, meter string, quantity int, at time.Time, model string) {
+			c.want(201, http.MethodPost, "/v1/usage", fmt.Sprintf(`{"id": "usage-%04d-%s", "account": "acme", "meter": %q, "quantity": "%d.5", "occurred_at": %q, "dimensions": {"model": %q, "region": "x"}}`,
+				i, id, meter, quantity, at.Format(time.RFC3339), model))
+		}
+		models := []string{"", "small", "größer"}
+		charged := []string{"call", "token"}[i%2]
+		use(charged, charged, 1+i%3, when, models[i%3])
+		for k, size := range []int{3, 5, 4, 2} { // neither the first nor the last is the highest, and they arrive out of order
+			at := when.Truncate(time.Hour).Add(-time.Duration([]int{40, 50, 30, 35}[k]) * time.Minute)
+			use(fmt.Sprintf("peak-%d", k), "peak", size+i%4, at, models[k%2])
+			use(fmt.Sprintf("seats-%d", k), "seats", size+i%4, at, models[k%2])
+		}
+		if i == 6 { // Stripe may still be told
+			for _, id := range []string{"usage-0002-call", "usage-0003-token", "usage-0003-peak-1", "usage-0004-seats-2"} {
+				void(201, id)
+			}
+		}
 		c.clock.pass(23 * time.Hour) // into April
 	}
 	c.clock.pass(60 * 24 * time.Hour)
@@ -207,6 +227,15 @@ func TestTotalsAreTheSameAfterAnArchive(t *testing.T) {
 			t.Errorf("%q gave\n%s\nand gives\n%s", q, before[q], got)
 		}
 	}
+	if n := c.count("SELECT count(*) FROM usage_hours WHERE voided"); n != 4 {
+		t.Errorf("%d hours of voided usage, want 4", n)
+	}
+	for _, id := range []string{"usage-0002-call", "usage-0006-call"} { // voided before, and not
+		if body := void(409, id); !strings.Contains(body, "already_recorded") {
+			t.Errorf("the void of archived usage was answered %s", body)
+		}
+	}
+	c.verified()
 }
 
 // TestTotalsAreWholeWhileAMonthIsLetGo asks for totals that have to wait for the

@@ -3,7 +3,9 @@ package meter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -182,7 +184,14 @@ func (l *lane) commit(jobs []*job) {
 	}
 }
 
-func (l *lane) try(ctx context.Context, jobs []*job) error {
+// try does the work in one transaction. A panic in it is an error: the transaction
+// is rolled back, and the lane goes on for everybody else.
+func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("panic: %v\n%s", reason, debug.Stack())
+		}
+	}()
 	works := make([]work, len(jobs))
 	for i, j := range jobs {
 		works[i] = j.work

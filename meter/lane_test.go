@@ -1,16 +1,23 @@
 package meter_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"tallystick/api"
 	"tallystick/internal/pg/pgtest"
+	"tallystick/meter"
+	"tallystick/outbox"
 )
 
 // queued sends each usage with a request of its own, waits until all are in the
@@ -327,5 +334,45 @@ func TestTwoProcessesWithTheLastCredit(t *testing.T) {
 			t.Fatalf("of two for the last credit %d were recorded and %d refused", recorded.Load(), refused.Load())
 		}
 	}
+	c.verified()
+}
+
+// cursed panics when it is to stage usage of one account.
+type cursed struct{ meter.Stager }
+
+func (c cursed) StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usages []outbox.Usage) error {
+	for _, u := range usages {
+		if u.Account == "cursed" {
+			panic("the outbox is out of its mind")
+		}
+	}
+	return c.Stager.StageUsage(ctx, tx, now, usages)
+}
+
+// TestA15APanicInALaneHurtsNobodyElse sends usage of two accounts in one batch, of
+// which one makes the group panic.
+func TestA15APanicInALaneHurtsNobodyElse(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 100)
+	c.want(201, http.MethodPut, "/v1/accounts/cursed", `{"overdraft": 10}`)
+	other := &till{t: t, dsn: c.dsn, own: c.own, key: c.key, clock: c.clock}
+	other.serve(pgtest.Open(t, c.dsn, patient), func(m *meter.Config) { m.Stager, m.Lanes = cursed{m.Stager}, 1 })
+	const batch = `{"usage": [{"id": "usage-0001", "account": "acme", "meter": "call", "quantity": 1},
+		{"id": "usage-0002", "account": "cursed", "meter": "call", "quantity": 1}, {"id": "usage-0003", "account": "acme", "meter": "call", "quantity": 1}]}`
+	for _, want := range []string{"recorded", "replayed"} {
+		var b api.UsageBatch
+		read(t, other.want(200, http.MethodPost, "/v1/usage/batch", batch), &b)
+		if got := []string{b.Results[0].Result, b.Results[1].Result, b.Results[2].Result}; !slices.Equal(got, []string{want, "refused", want}) {
+			t.Errorf("the batch became %v", got)
+		}
+		if problem := string(b.Results[1].Problem); !strings.Contains(problem, `"internal"`) || strings.Contains(problem, "mind") {
+			t.Errorf("the usage that panicked was refused with %s", problem)
+		}
+	}
+	other.want(500, http.MethodPost, "/v1/usage", `{"id": "usage-0002", "account": "cursed", "meter": "call", "quantity": 1}`)
+	if got := c.available(); got != "98" {
+		t.Errorf("acme holds %s, want 98", got)
+	}
+	c.want(201, http.MethodPost, "/v1/usage", `{"id": "usage-0002", "account": "cursed", "meter": "call", "quantity": 1}`) // nothing of it had stayed
 	c.verified()
 }
