@@ -466,3 +466,21 @@ func TestAProcessThatKnowsAnOldFieldReadsByTheNewOne(t *testing.T) {
 	}
 	c.verified()
 }
+
+// TestUsageOfAnEventIsShownAndVoided names it by the id that its event gave it,
+// short and long.
+func TestUsageOfAnEventIsShownAndVoided(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 10)
+	for i, id := range []string{"1", strings.Repeat("long", 60)} {
+		var u api.Usage
+		read(t, c.want(201, http.MethodPost, "/v1/events", eventOf(id), "Content-Type", structured), &u)
+		path := "/v1/usage/" + url.PathEscape(u.ID)
+		c.want(200, http.MethodGet, path+"?account=acme", "")
+		c.want(201, http.MethodPost, path+"/void", `{"account": "acme", "reason": "never happened"}`)
+		if got := c.available(); got != "10" {
+			t.Errorf("after the void of event %d acme holds %s, want 10", i, got)
+		}
+	}
+	c.verified()
+}
