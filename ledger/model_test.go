@@ -143,9 +143,10 @@ const countable = credit.Amount(1) << 61
 func (w *world) fits(there, more credit.Amount) bool { return (there+more)*w.unit <= countable }
 
 // roomFor tells whether an account can take so many units in: those that are held
-// may come back.
+// may come back. None always fit, also where a hold out of the overdraft has gone
+// beyond the bound.
 func (w *world) roomFor(more credit.Amount) bool {
-	return w.fits(max(w.naive.total(), 0)+w.held(), more)
+	return more == 0 || w.fits(max(w.naive.total(), 0)+w.held(), more)
 }
 
 func (w *world) id(prefix string) string {
