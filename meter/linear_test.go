@@ -322,7 +322,7 @@ func TestT5HistoriesAreLinearizable(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	for _, faults := range []bool{false, true} {
+	for _, faults := range []bool{false, true} { //nolint:paralleltest // one after the other: each takes many connections
 		for played := 0; played < *historyOps/2; played += 1_000 {
 			seed++
 			// A test of its own, so that its connections end with it.
@@ -332,6 +332,7 @@ func TestT5HistoriesAreLinearizable(t *testing.T) {
 }
 
 func linearizable(t *testing.T, seed uint64, faults bool) {
+	t.Helper()
 	history := chronicle(t, seed, min(*historyOps/2, 1_000), faults)
 	counts := map[string]int{}
 	for _, o := range history {
