@@ -23,6 +23,7 @@ type Batch struct {
 	clawed    map[*Grant]credit.Amount // what refunds took back, as far as it was asked for
 	transfers []Transfer
 	made      []*Grant
+	was       map[Ref]State // the accounts before anything was applied, without their grants
 }
 
 type grantKey struct {
@@ -89,15 +90,12 @@ func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
 	if err := tx.SelectContext(ctx, &rows, sqlLoad, parts, accounts); err != nil {
 		return nil, fmt.Errorf("lock accounts: %w", err)
 	}
-	b := &Batch{
-		states: make(map[Ref]*State, len(refs)), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}, byID: map[grantKey]*Grant{},
-		clawed: map[*Grant]credit.Amount{},
-	}
+	b := newBatch(len(refs))
 	for i := range rows {
 		r := &rows[i]
 		ref := Ref{Part: r.Part, Account: r.Account}
 		if b.states[ref] == nil {
-			b.states[ref] = &State{Ref: ref, Balance: r.Balance, Overdraft: r.Overdraft, Chain: r.Chain}
+			b.enter(&State{Ref: ref, Balance: r.Balance, Overdraft: r.Overdraft, Chain: r.Chain})
 		}
 		if r.GrantID != nil {
 			g := r.grant()
@@ -109,6 +107,13 @@ func Load(ctx context.Context, tx *sqlx.Tx, refs []Ref) (*Batch, error) {
 		slices.SortFunc(s.Grants, (*Grant).before)
 	}
 	return b, nil
+}
+
+func newBatch(size int) *Batch {
+	return &Batch{
+		states: make(map[Ref]*State, size), stored: map[*Grant]credit.Amount{}, known: map[*Grant]Ref{}, byID: map[grantKey]*Grant{},
+		clawed: map[*Grant]credit.Amount{}, was: make(map[Ref]State, size),
+	}
 }
 
 // adopt remembers a grant that stands in the database, so that Save writes its
@@ -185,6 +190,81 @@ const sqlSave = `
 		$18::smallint[], $19::text[], $20::text[], $21::bigint[],
 		$22::smallint[], $23::text[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bytea[])`
 
+// Resume makes a batch of accounts as an earlier batch has left them, without a
+// look at the database. The states are the batch's from now on. What is decided
+// on it may no longer be so: it is for a statement that compares, see Compared.
+func Resume(states []*State) *Batch {
+	b := newBatch(len(states))
+	for _, s := range states {
+		b.enter(s)
+		for _, g := range s.Grants {
+			b.adopt(s.Ref, g)
+		}
+	}
+	return b
+}
+
+// enter takes in an account as it stands, or is thought to stand, in the database.
+func (b *Batch) enter(s *State) {
+	b.states[s.Ref] = s
+	b.was[s.Ref] = State{Balance: s.Balance, Overdraft: s.Overdraft, Chain: s.Chain}
+}
+
+// Empty tells whether nothing was posted.
+func (b *Batch) Empty() bool { return len(b.transfers) == 0 }
+
+// Left gives the accounts as they are once the batch is committed, for Resume; and
+// those of which only the store knows all, because a grant was made.
+func (b *Batch) Left() (states []*State, unknown []Ref) {
+	made := map[Ref]bool{}
+	for _, g := range b.made {
+		made[b.known[g]] = true
+	}
+	for ref, s := range b.states {
+		if made[ref] {
+			unknown = append(unknown, ref)
+			continue
+		}
+		s.Grants = slices.DeleteFunc(s.Grants, func(g *Grant) bool { return g.Remaining == 0 })
+		slices.SortFunc(s.Grants, (*Grant).before) // credits may have come back to one that was spent
+		states = append(states, s)
+	}
+	return states, unknown
+}
+
+// Compared gives what was applied, with what it was decided on, as arrays for a
+// statement that changes only what is still so: of accounts part, account, what
+// available, held, debt, version, overdraft and chain were, and what available,
+// held, debt, version and chain are to be; of grants part, account, id, what the
+// remainder was and is to be; and the transfers as ledger_save takes them.
+// SaveNewGrants is to come behind it. Of a resumed batch whole must be true:
+// then the accounts that nothing was posted for are compared, too.
+func (b *Batch) Compared(whole bool) []any {
+	refs := b.posted()
+	if whole {
+		refs = slices.SortedFunc(maps.Keys(b.states), Ref.Compare)
+	}
+	n := len(refs)
+	numbers := func() pg.Bigints { return make(pg.Bigints, n) }
+	wasAvailable, wasHeld, wasDebt, wasVersion, overdraft, wasChain := numbers(), numbers(), numbers(), numbers(), numbers(), make(pg.Byteas, n)
+	for i, ref := range refs {
+		was := b.was[ref]
+		wasAvailable[i], wasHeld[i], wasDebt[i] = int64(was.Available), int64(was.Held), int64(was.Debt)
+		wasVersion[i], overdraft[i], wasChain[i] = was.Version, int64(was.Overdraft), was.Chain
+	}
+	is := b.balanceColumns(refs)
+	grants, remainders := b.changedGrants(), pg.Bigints{}
+	for _, g := range grants {
+		remainders = append(remainders, int64(b.stored[g]))
+	}
+	changed := b.remainderColumns(grants)
+	return slices.Concat(
+		is[:2], []any{wasAvailable, wasHeld, wasDebt, wasVersion, overdraft, wasChain}, is[2:],
+		changed[:3], []any{remainders}, changed[3:],
+		b.transferColumns(),
+	)
+}
+
 // Save writes everything that was applied: transfers, changed remainders,
 // balances, new grants. But for those it is one statement, whatever the size of
 // the batch.
@@ -192,11 +272,11 @@ func (b *Batch) Save(ctx context.Context, tx *sqlx.Tx) error {
 	if len(b.transfers) == 0 {
 		return nil
 	}
-	arguments := slices.Concat(b.transferColumns(), b.remainderColumns(), b.balanceColumns())
+	arguments := slices.Concat(b.transferColumns(), b.remainderColumns(b.changedGrants()), b.balanceColumns(b.posted()))
 	if _, err := tx.ExecContext(ctx, sqlSave, arguments...); err != nil {
 		return fmt.Errorf("write transfers, remainders and balances: %w", err)
 	}
-	return b.saveNewGrants(ctx, tx)
+	return b.SaveNewGrants(ctx, tx)
 }
 
 func (b *Batch) transferColumns() []any {
@@ -248,8 +328,9 @@ const sqlInsertGrant = `
 	INSERT INTO grants (part, account, grant_id, kind, credits, remaining, priority, expires_at, reason, payment, fingerprint, transfer_version, created_at)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
-// saveNewGrants writes one by one: grants are rare beside usage.
-func (b *Batch) saveNewGrants(ctx context.Context, tx *sqlx.Tx) error {
+// SaveNewGrants writes the grants that were made, one by one: they are rare beside
+// usage.
+func (b *Batch) SaveNewGrants(ctx context.Context, tx *sqlx.Tx) error {
 	for _, g := range b.made {
 		ref := b.known[g]
 		_, err := tx.ExecContext(ctx, sqlInsertGrant, ref.Part, ref.Account, g.ID, string(g.Kind), g.Credits, g.Remaining, g.Priority,
@@ -261,31 +342,40 @@ func (b *Batch) saveNewGrants(ctx context.Context, tx *sqlx.Tx) error {
 	return nil
 }
 
-func (b *Batch) remainderColumns() []any {
-	var refs []Ref
-	var ids pg.Texts
-	var remainders pg.Bigints
+// changedGrants are the grants in the database whose remainders are others now.
+func (b *Batch) changedGrants() (grants []*Grant) {
 	for g, stored := range b.stored {
 		if g.Remaining != stored {
-			refs, ids, remainders = append(refs, b.known[g]), append(ids, g.ID), append(remainders, int64(g.Remaining))
+			grants = append(grants, g)
 		}
+	}
+	return grants
+}
+
+func (b *Batch) remainderColumns(grants []*Grant) []any {
+	refs, ids, remainders := make([]Ref, len(grants)), make(pg.Texts, len(grants)), make(pg.Bigints, len(grants))
+	for i, g := range grants {
+		refs[i], ids[i], remainders[i] = b.known[g], g.ID, int64(g.Remaining)
 	}
 	parts, accounts := columns(refs)
 	return []any{parts, accounts, ids, remainders}
 }
 
-func (b *Batch) balanceColumns() []any {
-	last := make(map[Ref]*State, len(b.states))
+// posted gives the accounts that something was posted for, in the order of their keys.
+func (b *Batch) posted() []Ref {
+	refs := map[Ref]bool{}
 	for i := range b.transfers {
-		last[b.transfers[i].Ref] = b.states[b.transfers[i].Ref]
+		refs[b.transfers[i].Ref] = true
 	}
-	refs := slices.SortedFunc(maps.Keys(last), Ref.Compare)
-	var available, held, debt, versions pg.Bigints
-	var chains pg.Byteas
-	for _, ref := range refs {
-		s := last[ref]
-		available, held, debt = append(available, int64(s.Available)), append(held, int64(s.Held)), append(debt, int64(s.Debt))
-		versions, chains = append(versions, s.Version), append(chains, s.Chain)
+	return slices.SortedFunc(maps.Keys(refs), Ref.Compare)
+}
+
+func (b *Batch) balanceColumns(refs []Ref) []any {
+	n := len(refs)
+	available, held, debt, versions, chains := make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Byteas, n)
+	for i, ref := range refs {
+		s := b.states[ref]
+		available[i], held[i], debt[i], versions[i], chains[i] = int64(s.Available), int64(s.Held), int64(s.Debt), s.Version, s.Chain
 	}
 	parts, accounts := columns(refs)
 	return []any{parts, accounts, available, held, debt, versions, chains}

@@ -2,6 +2,8 @@ package meter
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -40,7 +42,7 @@ type usageKey struct {
 // accounts.
 type group struct {
 	m   *Meter
-	tx  *sqlx.Tx
+	tx  *sqlx.Tx // nil on the shortcut
 	now time.Time
 
 	batch        *ledger.Batch
@@ -53,19 +55,30 @@ type group struct {
 	changed  map[*reservation]bool // reservations to update
 }
 
-// transact decides works in their order and writes what came of them, each
-// table by one statement.
-func (m *Meter) transact(ctx context.Context, tx *sqlx.Tx, works []work) error {
-	g := &group{m: m, tx: tx, now: m.now().UTC().Truncate(time.Microsecond), changed: map[*reservation]bool{}}
+// transact reads, decides works in their order and writes what came of them.
+func (m *Meter) transact(ctx context.Context, tx *sqlx.Tx, works []work) (*group, error) {
+	g := m.group()
+	g.tx = tx
 	if err := g.read(ctx, works); err != nil {
-		return err
+		return nil, err
 	}
+	if err := g.decide(ctx, works); err != nil {
+		return nil, err
+	}
+	return g, g.write(ctx)
+}
+
+func (m *Meter) group() *group {
+	return &group{m: m, now: m.now().UTC().Truncate(time.Microsecond), changed: map[*reservation]bool{}}
+}
+
+func (g *group) decide(ctx context.Context, works []work) error {
 	for _, w := range works {
 		if err := w.decide(ctx, g); err != nil {
 			return err
 		}
 	}
-	return g.write(ctx)
+	return nil
 }
 
 // read locks the accounts first: whoever worked on them a moment ago has
@@ -101,16 +114,20 @@ func (g *group) read(ctx context.Context, works []work) (err error) {
 
 // write writes transfers first, because the other rows refer to them.
 func (g *group) write(ctx context.Context) error {
-	if err := g.batch.Save(ctx, g.tx); err != nil {
+	if len(g.recorded) > 0 || !g.batch.Empty() {
+		var same bool
+		if err := g.tx.GetContext(ctx, &same, sqlSave, g.columns()...); err != nil {
+			return fmt.Errorf("write transfers and usage: %w", err)
+		}
+		if !same {
+			return fault.ErrBroken.With(errors.New("accounts have changed behind their locks"))
+		}
+	}
+	if err := g.batch.SaveNewGrants(ctx, g.tx); err != nil {
 		return err
 	}
-	if len(g.recorded) > 0 {
-		if err := insertRecords(ctx, g.tx, g.recorded); err != nil {
-			return err
-		}
-		if err := g.m.stage(ctx, g.tx, g.now, g.recorded); err != nil {
-			return err
-		}
+	if err := g.m.stage(ctx, g.tx, g.now, g.recorded); err != nil {
+		return err
 	}
 	if err := insertReservations(ctx, g.tx, g.made); err != nil {
 		return err

@@ -46,8 +46,9 @@ type result struct {
 // lane commits work in groups. It waits for nothing: lone work is a group of
 // one, and a busy lane's groups grow by themselves.
 type lane struct {
-	m  *Meter
-	in chan *job
+	m      *Meter
+	in     chan *job
+	memory memory
 }
 
 // submit hands usage to its lanes and waits for all results. When ctx ends
@@ -184,8 +185,9 @@ func (l *lane) commit(jobs []*job) {
 	}
 }
 
-// try does the work in one transaction. A panic in it is an error: the transaction
-// is rolled back, and the lane goes on for everybody else.
+// try does the work in one transaction: of one statement, where the lane remembers
+// all that the group has to know and it is as remembered. A panic is an error: the
+// transaction is rolled back, and the lane goes on for everybody else.
 func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -196,7 +198,17 @@ func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
 	for i, j := range jobs {
 		works[i] = j.work
 	}
-	return l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) error { return l.m.transact(ctx, tx, works) })
+	g, err := l.shortcut(ctx, works)
+	if g == nil && err == nil {
+		err = l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) (err error) {
+			g, err = l.m.transact(ctx, tx, works)
+			return err
+		})
+	}
+	if err == nil {
+		l.memory.keep(g)
+	}
+	return err
 }
 
 // byAccount parts jobs by their accounts, each one's in the order of arrival.

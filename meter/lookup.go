@@ -38,6 +38,20 @@ func (c *catalog) current(revisions map[string]int) (meters map[string]*definiti
 	return meters, missing
 }
 
+// all gives the meters of these names as they were read last; nil when one of them
+// never was.
+func (c *catalog) all(names map[string]bool) map[string]*definition {
+	meters := make(map[string]*definition, len(names))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range names {
+		if meters[name] = c.meters[name]; meters[name] == nil {
+			return nil
+		}
+	}
+	return meters
+}
+
 func (c *catalog) put(meters map[string]*definition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

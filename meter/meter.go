@@ -84,7 +84,7 @@ func New(c Config) *Meter {
 		lanes = LanesDefault()
 	}
 	for range lanes {
-		l := &lane{m: m, in: make(chan *job, laneDepth)}
+		l := &lane{m: m, in: make(chan *job, laneDepth), memory: newMemory()}
 		m.lanes = append(m.lanes, l)
 		m.wg.Go(l.run)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -257,18 +258,43 @@ func keyColumns(keys []usageKey) (parts pg.Smallints, accounts, ids pg.Texts) {
 	return parts, accounts, ids
 }
 
-// sqlInsertUsage relies on transfers_usage for M1: the transfers are written before.
-const sqlInsertUsage = `
-	INSERT INTO usage (part, account, usage_id, meter, quantity, credits, rate_version, staged, dimensions, occurred_at, recorded_at, fingerprint,
-		transfer_version, available_after, held_after, debt_after)
-	SELECT part, account, usage_id, meter, quantity, credits, rate_version, staged, dimensions::jsonb, occurred_at, $11, fingerprint,
-		transfer_version, available_after, held_after, debt_after
-	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::bigint[], $9::text[],
-		$10::timestamptz[], $12::bytea[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
-		AS u (part, account, usage_id, meter, quantity, credits, rate_version, staged, dimensions, occurred_at, fingerprint,
-		transfer_version, available_after, held_after, debt_after)`
+// sqlSave relies on transfers_usage for M1, on accounts_pkey, grants_pkey and meters_pkey.
+var sqlSave = saveStatement()
 
-func insertRecords(ctx context.Context, tx *sqlx.Tx, records []*record) error {
+// saveStatement writes the call of meter_save: so many parameters are counted
+// rather than typed.
+func saveStatement() string {
+	types := "text[] integer[] boolean " + // meters, and whether to look
+		"smallint[] text[] bigint[] bigint[] bigint[] bigint[] bigint[] bytea[] bigint[] bigint[] bigint[] bigint[] bytea[] " + // accounts
+		"smallint[] text[] text[] bigint[] bigint[] " + // grants
+		"smallint[] text[] bigint[] text[] bigint[] text[] text[] text[] text[] text[] bigint[] bigint[] bigint[] text[] text[] timestamptz[] bytea[] " + // transfers
+		"smallint[] text[] text[] text[] bigint[] bigint[] integer[] bigint[] text[] timestamptz[] timestamptz bytea[] bigint[] bigint[] bigint[] bigint[]" // usage
+	var b strings.Builder
+	b.WriteString("SELECT meter_save(")
+	for i, t := range strings.Fields(types) {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "$%d::%s", i+1, t)
+	}
+	return b.String() + ")"
+}
+
+// columns gives the arguments of meter_save. A group that has read its usages and
+// meters behind the accounts' locks need not look again.
+func (g *group) columns() []any {
+	recalled := g.tx == nil
+	names, revisions := pg.Texts{}, pg.Integers{}
+	if recalled {
+		for name, d := range g.meters {
+			names, revisions = append(names, name), append(revisions, int32(d.Revision)) //nolint:gosec // the column is an integer
+		}
+	}
+	return slices.Concat([]any{names, revisions, recalled}, g.batch.Compared(recalled), recordColumns(g.recorded, g.now))
+}
+
+// recordColumns gives usages as the arrays of meter_save. All are recorded at once.
+func recordColumns(records []*record, at time.Time) []any {
 	n := len(records)
 	numbers := func() pg.Bigints { return make(pg.Bigints, n) }
 	texts := func() pg.Texts { return make(pg.Texts, n) }
@@ -282,10 +308,7 @@ func insertRecords(ctx context.Context, tx *sqlx.Tx, records []*record) error {
 		dimensions[i], occurred[i], fingerprints[i], versions[i] = r.Dimensions, r.OccurredAt, r.Fingerprint, r.TransferVersion
 		available[i], held[i], debt[i] = int64(r.Available), int64(r.Held), int64(r.Debt)
 	}
-	_, err := tx.ExecContext(ctx, sqlInsertUsage, parts, accounts, ids, meters, quantities, credits, rates, staged, dimensions, occurred,
-		records[0].RecordedAt, fingerprints, versions, available, held, debt)
-	if err != nil {
-		return fmt.Errorf("insert usage: %w", err)
+	return []any{
+		parts, accounts, ids, meters, quantities, credits, rates, staged, dimensions, occurred, at, fingerprints, versions, available, held, debt,
 	}
-	return nil
 }

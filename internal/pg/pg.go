@@ -168,6 +168,28 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *sqlx.Tx) error) error {
 	}
 }
 
+// InStatement runs one statement, which answers one value, as a transaction: on a
+// Keyed pool Postgres begins and commits it by itself, and nothing travels but the
+// statement; elsewhere it is InTx. database/sql believes in a transaction all the
+// same, so that it does not run the statement again when the connection is lost.
+//
+// Without an error the statement is committed. fault.ErrUnavailable is an unknown
+// outcome, as of a commit; any other error means that nothing was done.
+func (db *DB) InStatement(ctx context.Context, dest any, query string, args ...any) error {
+	return db.InTx(context.WithValue(ctx, oneStatement{}, true), func(tx *sqlx.Tx) error {
+		rows, err := tx.QueryxContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		if rows.Next() {
+			err = rows.Scan(dest)
+		} else if err = rows.Err(); err == nil {
+			err = sql.ErrNoRows
+		}
+		return errors.Join(err, rows.Close()) // it is committed when its answer has been read to the end
+	})
+}
+
 // Read runs fn in a read-only transaction on one snapshot.
 func (db *DB) Read(ctx context.Context, fn func(tx *sqlx.Tx) error) error {
 	return away(db.once(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn))

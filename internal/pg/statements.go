@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"net"
 	"time"
 
@@ -106,6 +107,46 @@ type preparingConn struct {
 	bound      time.Duration
 	statements map[string]driver.Stmt
 	planned    clock.Instant // the oldest plan is not older
+	lone       loneState
+}
+
+// oneStatement marks the context of a transaction that is one statement.
+type oneStatement struct{}
+
+// loneState tells how far a transaction of one statement is.
+type loneState int
+
+const (
+	loneNot  loneState = iota // an ordinary transaction, or none
+	loneOpen                  // its statement may come
+	loneDone                  // it has come
+)
+
+var errSecond = errors.New("a transaction of one statement has had its statement")
+
+// lone is a transaction of one statement. Postgres has committed it when the
+// statement was answered, and rolled it back when it was refused.
+type lone struct{ c *preparingConn }
+
+// Commit has nothing left to do.
+func (t lone) Commit() error {
+	t.c.lone = loneNot
+	return nil
+}
+
+// Rollback has nothing left to do.
+func (t lone) Rollback() error { return t.Commit() }
+
+// spend lets a transaction of one statement have one.
+func (c *preparingConn) spend() error {
+	switch c.lone {
+	case loneOpen:
+		c.lone = loneDone
+	case loneDone:
+		return errSecond
+	case loneNot:
+	}
+	return nil
 }
 
 // BeginTx begins a transaction, which has to end within the bound.
@@ -118,6 +159,10 @@ func (c *preparingConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver
 			return nil, err
 		}
 		c.planned = clock.Tick()
+	}
+	if ctx.Value(oneStatement{}) != nil {
+		c.lone = loneOpen
+		return lone{c}, nil
 	}
 	return c.bareConn.BeginTx(ctx, o)
 }
@@ -153,6 +198,9 @@ func (c *preparingConn) checked(query string, err error) error {
 
 // QueryContext runs a query, prepared.
 func (c *preparingConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.spend(); err != nil {
+		return nil, err
+	}
 	s, err := c.statement(ctx, query, args)
 	if err != nil {
 		return nil, err
@@ -166,6 +214,9 @@ func (c *preparingConn) QueryContext(ctx context.Context, query string, args []d
 
 // ExecContext runs a statement, prepared.
 func (c *preparingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.spend(); err != nil {
+		return nil, err
+	}
 	s, err := c.statement(ctx, query, args)
 	if err != nil {
 		return nil, err
