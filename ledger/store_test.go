@@ -160,6 +160,8 @@ func TestVerifyFindsEachPlantedDefect(t *testing.T) {
 		{"balance changed", "UPDATE accounts SET available = available + 5", "balances"},
 		{"debt changed", "UPDATE accounts SET debt = 7", "balances"},
 		{"amount changed", "UPDATE transfers SET amount = amount + 1 WHERE version = 1", "chain"},
+		{"unknown kind", "UPDATE transfers SET kind = 'gift' WHERE version = 1", "bounds"},
+		{"unknown book", "UPDATE transfers SET target = 'pocket' WHERE version = 2", "bounds"},
 		{"note changed", "UPDATE transfers SET note = 'x' WHERE version = 1", "chain"},
 		{"hash changed", "UPDATE transfers SET hash = decode(repeat('00', 32), 'hex') WHERE version = 2", "chain"},
 		{"last transfer deleted", "DELETE FROM transfers WHERE version = 3", "versions"},

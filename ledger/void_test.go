@@ -200,7 +200,7 @@ func TestVerifyFindsVoidsThatTheJournalContradicts(t *testing.T) {
 			}
 			pgtest.Exec(t, owner, "SET LOCAL session_replication_role = replica; "+strings.ReplaceAll(`
 				INSERT INTO usage VALUES (PART, 'acme', 'usage-0001', 'm', 1, 10, 1, 0, '{}', now(), now(), decode(repeat('00', 32), 'hex'), 2, 90, 0, 0),
-					(PART, 'acme', 'usage-0002', 'm', 1, 10, 1, 0, '{}', now(), now(), decode(repeat('00', 32), 'hex'), 2, 90, 0, 0);
+					(PART, 'acme', 'usage-0002', 'm', 1, 10, 1, 0, '{}', now(), now(), decode(repeat('00', 32), 'hex'), 1, 90, 0, 0);
 				INSERT INTO usage_voids VALUES (PART, 'acme', 'usage-0001', 'r', 10, 0, 0, 'not_billed', '', decode(repeat('00', 32), 'hex'), 3, 3, 100, 0, 0, 'test', now());`,
 				"PART", fmt.Sprint(ref.Part))+statement)
 			if got := strings.Contains(strings.Join(broken(t, db), " "), "voids"); got != (name != "sound") {

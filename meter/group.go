@@ -11,6 +11,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"tallystick/internal/fault"
+	"tallystick/internal/pg"
 	"tallystick/ledger"
 )
 
@@ -45,6 +46,8 @@ type group struct {
 	tx  *sqlx.Tx // nil on the shortcut
 	now time.Time
 
+	recalled bool // made of what its lane remembers; the statement that writes compares
+
 	batch        *ledger.Batch
 	known        map[usageKey]*record // usages recorded before, and in this group
 	meters       map[string]*definition
@@ -55,17 +58,48 @@ type group struct {
 	changed  map[*reservation]bool // reservations to update
 }
 
-// transact reads, decides works in their order and writes what came of them.
-func (m *Meter) transact(ctx context.Context, tx *sqlx.Tx, works []work) (*group, error) {
-	g := m.group()
+// transact reads, unless it was recalled, decides works in their order and writes
+// what came of them. False: it was recalled, the accounts are not as they were
+// known, and nothing was written.
+func (g *group) transact(ctx context.Context, tx *sqlx.Tx, works []work) (same bool, err error) {
 	g.tx = tx
-	if err := g.read(ctx, works); err != nil {
-		return nil, err
+	if !g.recalled {
+		if err := g.read(ctx, works); err != nil {
+			return false, err
+		}
 	}
 	if err := g.decide(ctx, works); err != nil {
-		return nil, err
+		return false, err
 	}
-	return g, g.write(ctx)
+	return g.write(ctx)
+}
+
+// shortcut decides a recalled group and compares and writes by one statement,
+// which is a transaction of its own. An error of unknown outcome is as that of a
+// commit.
+func (g *group) shortcut(ctx context.Context, works []work) (same bool, err error) {
+	if err := g.decide(ctx, works); err != nil {
+		return false, err
+	}
+	err = g.m.keyed.InStatement(ctx, &same, sqlSave, g.columns()...)
+	if pg.IsCode(err, codeMistaken) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("write transfers and usage: %w", err)
+	}
+	return same, nil
+}
+
+// lone tells whether the group takes nothing but one statement: no usage of it is
+// staged for Stripe.
+func (g *group) lone() bool {
+	for _, d := range g.meters {
+		if d.EventName != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *Meter) group() *group {
@@ -113,26 +147,29 @@ func (g *group) read(ctx context.Context, works []work) (err error) {
 }
 
 // write writes transfers first, because the other rows refer to them.
-func (g *group) write(ctx context.Context) error {
-	if len(g.recorded) > 0 || !g.batch.Empty() {
-		var same bool
-		if err := g.tx.GetContext(ctx, &same, sqlSave, g.columns()...); err != nil {
-			return fmt.Errorf("write transfers and usage: %w", err)
+func (g *group) write(ctx context.Context) (same bool, err error) {
+	if g.recalled || len(g.recorded) > 0 || !g.batch.Empty() {
+		err := g.tx.GetContext(ctx, &same, sqlSave, g.columns()...)
+		if err != nil {
+			return false, fmt.Errorf("write transfers and usage: %w", err)
+		}
+		if !same && !g.recalled {
+			err = fault.ErrBroken.With(errors.New("accounts have changed behind their locks"))
 		}
 		if !same {
-			return fault.ErrBroken.With(errors.New("accounts have changed behind their locks"))
+			return false, err
 		}
 	}
 	if err := g.batch.SaveNewGrants(ctx, g.tx); err != nil {
-		return err
+		return false, err
 	}
 	if err := g.m.stage(ctx, g.tx, g.now, g.recorded); err != nil {
-		return err
+		return false, err
 	}
 	if err := insertReservations(ctx, g.tx, g.made); err != nil {
-		return err
+		return false, err
 	}
-	return updateReservations(ctx, g.tx, slices.Collect(maps.Keys(g.changed)))
+	return true, updateReservations(ctx, g.tx, slices.Collect(maps.Keys(g.changed)))
 }
 
 // refusal tells whether an error is about one work alone.

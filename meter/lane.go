@@ -185,9 +185,10 @@ func (l *lane) commit(jobs []*job) {
 	}
 }
 
-// try does the work in one transaction: of one statement, where the lane remembers
-// all that the group has to know and it is as remembered. A panic is an error: the
-// transaction is rolled back, and the lane goes on for everybody else.
+// try does the work in one transaction. What the lane remembers of the accounts is
+// tried first; where that is not so any more, everything is read and decided anew.
+// A panic is an error: the transaction is rolled back, and the lane goes on for
+// everybody else.
 func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -198,13 +199,36 @@ func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
 	for i, j := range jobs {
 		works[i] = j.work
 	}
-	g, err := l.shortcut(ctx, works)
-	if g == nil && err == nil {
-		err = l.m.keyed.InTx(ctx, func(tx *sqlx.Tx) (err error) {
-			g, err = l.m.transact(ctx, tx, works)
-			return err
-		})
+	g := l.recall(works)
+	if g != nil && g.lone() {
+		same, err := g.shortcut(ctx, works)
+		if same || err != nil {
+			return l.after(g, err)
+		}
+		l.memory.mistaken()
+		g = nil
 	}
+	recalled := g
+	once := func(tx *sqlx.Tx) (err error) {
+		if g, recalled = recalled, nil; g != nil { // what is recalled is good for one time
+			if same, err := g.transact(ctx, tx, works); same || err != nil {
+				return err
+			}
+			l.memory.mistaken()
+		}
+		g = l.m.group()
+		_, err = g.transact(ctx, tx, works)
+		return err
+	}
+	if err = l.m.keyed.InTx(ctx, once); pg.IsCode(err, codeMistaken) && g.recalled {
+		l.memory.mistaken()
+		err = l.m.keyed.InTx(ctx, once)
+	}
+	return l.after(g, err)
+}
+
+// after remembers what a group has left, if it was committed.
+func (l *lane) after(g *group, err error) error {
 	if err == nil {
 		l.memory.keep(g)
 	}

@@ -40,7 +40,7 @@ func planted(t *testing.T, rows int) (dsn string, owner *pg.DB) {
 // outlives its smallness; others are made anew each time.
 func TestAUsageIsLookedUpByItsWholeKey(t *testing.T) {
 	t.Parallel()
-	values := strings.NewReplacer("$1", "'{1,1}'", "$2", "'{hot,hot}'", "$3", "'{planted-usage-7,planted-usage-x}'", "$4::text[]", "'{call}'::text[]", "$4", "'{2026-03-01,2026-03-02}'")
+	values := strings.NewReplacer("$1", "'{1,1}'", "$2", "'{hot,hot}'", "$3", "'{planted-usage-7,planted-usage-x}'", "$4::text[]", "'{call}'::text[]", "$4", "'{8,9}'", "$5", "'{2026-03-01,2026-03-02}'")
 	for _, rows := range []int{0, 1, 20_000} {
 		dsn, owner := planted(t, rows)
 		keyed, ordinary := pgtest.Open(t, dsn, pg.Options{Keyed: true}), pgtest.Open(t, dsn, pg.Options{})
@@ -83,9 +83,10 @@ func TestARecordIsReadFromOnePartition(t *testing.T) {
 	dsn, _ := planted(t, 20_000)
 	db := pgtest.Open(t, dsn, pg.Options{Keyed: true})
 	var lines []string
-	var at string
+	var at, version string
 	err := db.InTx(t.Context(), func(tx *sqlx.Tx) error {
-		if err := tx.GetContext(t.Context(), &at, "SELECT recorded_at::text FROM usage WHERE usage_id = 'planted-usage-3'"); err != nil {
+		row := tx.QueryRowxContext(t.Context(), "SELECT recorded_at::text, transfer_version::text FROM usage WHERE usage_id = 'planted-usage-3'")
+		if err := row.Scan(&at, &version); err != nil {
 			return err
 		}
 		for _, step := range []string{"SET LOCAL plan_cache_mode = force_generic_plan", "PREPARE found AS " + sqlReadRecords} {
@@ -94,7 +95,7 @@ func TestARecordIsReadFromOnePartition(t *testing.T) {
 			}
 		}
 		return tx.SelectContext(t.Context(), &lines, `EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)
-			EXECUTE found ('{1}', '{hot}', '{planted-usage-3}', ARRAY['`+at+`'::timestamptz])`)
+			EXECUTE found ('{1}', '{hot}', '{planted-usage-3}', ARRAY[`+version+`], ARRAY['`+at+`'::timestamptz])`)
 	})
 	if err != nil {
 		t.Fatal(err)

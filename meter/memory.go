@@ -1,12 +1,8 @@
 package meter
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
-	"tallystick/internal/pg"
 	"tallystick/ledger"
 )
 
@@ -36,31 +32,6 @@ func newMemory() memory {
 	return memory{accounts: accounts}
 }
 
-// shortcut decides a group of charges on what is remembered, and compares and
-// writes by one statement. It gives nil when not everything is known, when it is
-// not so any more, or when there is work that takes more statements. An error of
-// unknown outcome is the caller's to settle, as that of a commit.
-func (l *lane) shortcut(ctx context.Context, works []work) (*group, error) {
-	g := l.recall(works)
-	if g == nil {
-		return nil, nil
-	}
-	if err := g.decide(ctx, works); err != nil {
-		return nil, err
-	}
-	var same bool
-	err := l.m.keyed.InStatement(ctx, &same, sqlSave, g.columns()...)
-	switch {
-	case pg.IsCode(err, codeMistaken), err == nil && !same:
-		l.memory.mistaken()
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("write transfers and usage: %w", err)
-	}
-	l.memory.mistakes = 0
-	return g, nil
-}
-
 // recall makes a group of charges out of what is remembered; nil when not all is.
 func (l *lane) recall(works []work) *group {
 	m := &l.memory
@@ -79,11 +50,6 @@ func (l *lane) recall(works []work) *group {
 	if g.meters = l.m.catalog.all(n.meters); g.meters == nil {
 		return nil
 	}
-	for _, d := range g.meters {
-		if d.EventName != nil {
-			return nil // its usage is staged for Stripe, by statements of its own
-		}
-	}
 	var states []*ledger.State
 	for _, w := range works {
 		if s, ok := m.accounts.Peek(w.ref()); ok {
@@ -91,12 +57,15 @@ func (l *lane) recall(works []work) *group {
 			states = append(states, s)
 		}
 	}
-	g.batch, g.known = ledger.Resume(states), map[usageKey]*record{}
+	g.recalled, g.batch, g.known = true, ledger.Resume(states), map[usageKey]*record{}
 	return g
 }
 
 // keep remembers how a committed group has left its accounts.
 func (m *memory) keep(g *group) {
+	if g.recalled {
+		m.mistakes = 0
+	}
 	states, unknown := g.batch.Left()
 	for _, ref := range unknown {
 		m.accounts.Remove(ref)

@@ -158,15 +158,15 @@ func (m *Meter) stage(ctx context.Context, tx *sqlx.Tx, now time.Time, accepted 
 // sqlKnownUsage relies on transfers_usage, which guards every charge (M1). On the
 // way of a new usage this is the whole lookup: one probe that finds nothing.
 const sqlKnownUsage = `
-	SELECT t.part, t.account, t.cause AS usage_id, t.posted_at AS recorded_at
+	SELECT t.part, t.account, t.cause AS usage_id, t.version AS transfer_version, t.posted_at AS recorded_at
 	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
 	JOIN transfers t ON t.part = k.part AND t.account || '' = k.account AND t.cause = k.usage_id
 	WHERE t.kind = 'usage'`
 
 // sqlKnownCaptures relies on transfers_captures. A capture may take several
-// transfers, all posted at once.
+// transfers, all posted at once; the last is its usage's.
 const sqlKnownCaptures = `
-	SELECT t.part, t.account, k.usage_id, max(t.posted_at) AS recorded_at
+	SELECT t.part, t.account, k.usage_id, max(t.version) AS transfer_version, max(t.posted_at) AS recorded_at
 	FROM unnest($1::smallint[], $2::text[], $3::text[]) AS k (part, account, usage_id)
 	JOIN transfers t ON t.part = k.part AND t.account || '' = k.account AND t.cause = substr(k.usage_id, length('` + usagePrefix + `') + 1)
 	WHERE t.kind = 'capture'
@@ -176,8 +176,8 @@ const sqlKnownCaptures = `
 const sqlReadRecords = `
 	SELECT u.part, u.account, u.usage_id, u.meter, u.quantity, u.credits, u.rate_version, u.staged, u.dimensions, u.occurred_at, u.recorded_at,
 		u.fingerprint, u.transfer_version, u.available_after, u.held_after, u.debt_after
-	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[]) AS k (part, account, usage_id, recorded_at)
-	JOIN usage u ON u.part = k.part AND u.account = k.account AND u.usage_id = k.usage_id AND u.recorded_at = k.recorded_at`
+	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[]) AS k (part, account, usage_id, version, recorded_at)
+	JOIN usage u ON u.part = k.part AND u.account = k.account AND u.transfer_version = k.version AND u.recorded_at = k.recorded_at AND u.usage_id = k.usage_id`
 
 // sqlArchivedUsage relies on there being few archives: one for each month.
 const sqlArchivedUsage = `SELECT EXISTS (SELECT FROM usage_archives WHERE month <= $1 AND until > $1)`
@@ -220,13 +220,13 @@ func readRecords(ctx context.Context, tx *sqlx.Tx, usages []usageKey) (map[usage
 
 // fillRecords reads the records of usages of which only the transfer is known.
 func fillRecords(ctx context.Context, tx *sqlx.Tx, known map[usageKey]*record) error {
-	keys, times := make([]usageKey, 0, len(known)), make(pg.Times, 0, len(known))
+	keys, versions, times := make([]usageKey, 0, len(known)), make(pg.Bigints, 0, len(known)), make(pg.Times, 0, len(known))
 	for key, r := range known {
-		keys, times = append(keys, key), append(times, r.RecordedAt)
+		keys, versions, times = append(keys, key), append(versions, r.TransferVersion), append(times, r.RecordedAt)
 	}
 	parts, accounts, ids := keyColumns(keys)
 	var rows []record
-	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids, times); err != nil {
+	if err := tx.SelectContext(ctx, &rows, sqlReadRecords, parts, accounts, ids, versions, times); err != nil {
 		return fmt.Errorf("read usage: %w", err)
 	}
 	for i := range rows {
@@ -283,14 +283,13 @@ func saveStatement() string {
 // columns gives the arguments of meter_save. A group that has read its usages and
 // meters behind the accounts' locks need not look again.
 func (g *group) columns() []any {
-	recalled := g.tx == nil
 	names, revisions := pg.Texts{}, pg.Integers{}
-	if recalled {
+	if g.recalled {
 		for name, d := range g.meters {
 			names, revisions = append(names, name), append(revisions, int32(d.Revision)) //nolint:gosec // the column is an integer
 		}
 	}
-	return slices.Concat([]any{names, revisions, recalled}, g.batch.Compared(recalled), recordColumns(g.recorded, g.now))
+	return slices.Concat([]any{names, revisions, g.recalled}, g.batch.Compared(g.recalled), recordColumns(g.recorded, g.now))
 }
 
 // recordColumns gives usages as the arrays of meter_save. All are recorded at once.

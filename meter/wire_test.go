@@ -131,7 +131,8 @@ func (w *wire) carry(client net.Conn) {
 // requests passes the client's messages on until it ends or a cut is to happen
 // before one is executed. A cut after execution is left to replies.
 func (w *wire) requests(client, server net.Conn, struck *atomic.Pointer[cut]) *cut {
-	writes := false // reads, such as of the caller's key, are left alone
+	const none, reading, writing = 0, 1, 2
+	block := none // reads, such as of the caller's key, are left alone
 	for started := false; ; started = true {
 		head := make([]byte, 5)
 		if !started {
@@ -146,15 +147,22 @@ func (w *wire) requests(client, server net.Conn, struck *atomic.Pointer[cut]) *c
 		}
 		text := strings.TrimRight(string(body), "\x00")
 		if head[0] == 'Q' && strings.HasPrefix(text, "BEGIN") {
-			writes = !strings.Contains(text, "READ ONLY")
+			block = writing
+			if strings.Contains(text, "READ ONLY") {
+				block = reading
+			}
 		}
-		if started && writes {
+		lone := block == none && strings.ContainsRune("PDBES", rune(head[0])) // a statement that is a transaction
+		if started && (block == writing || lone) {
 			if c := w.due(head[0] == 'Q', text); c != nil {
 				if !c.executed {
 					return c
 				}
 				struck.Store(c)
 			}
+		}
+		if head[0] == 'Q' && (text == "COMMIT" || text == "ROLLBACK") {
+			block = none
 		}
 		if _, err := server.Write(append(head, body...)); err != nil {
 			return nil

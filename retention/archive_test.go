@@ -130,7 +130,7 @@ const (
 func TestAMonthBecomesAFileAndItsHours(t *testing.T) {
 	t.Parallel()
 	s := filled(t)
-	want := rows(t, s.owner, "SELECT usage_id || ' ' || account || ' ' || transfer_version || ' ' || available_after FROM usage WHERE recorded_at < '2026-01-01' ORDER BY part, account, usage_id")
+	want := rows(t, s.owner, "SELECT usage_id || ' ' || account || ' ' || transfer_version || ' ' || available_after FROM usage WHERE recorded_at < '2026-01-01' ORDER BY part, account, transfer_version")
 	s.must(s.archiver(), "2026-02", twoMonths)
 	wantRows(t, s.owner, partOf, "usage_2026_02:2 usage_2026_03:2")
 	wantRows(t, s.owner, "SELECT to_regclass('usage_2025_12') IS NULL AND to_regclass('usage_2026_01') IS NULL", "true")

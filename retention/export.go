@@ -91,7 +91,7 @@ const sqlUsageOfMonth = `
 		available_after, held_after, debt_after
 	FROM usage
 	WHERE recorded_at >= $1 AND recorded_at < $2
-	ORDER BY part, account, usage_id`
+	ORDER BY part, account, transfer_version`
 
 // each calls fn with every usage of the month, one row in memory at a time.
 func (m month) each(ctx context.Context, tx *sqlx.Tx, fn func(u *usage) error) error {

@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -141,5 +142,58 @@ func TestAConnectionIsClosedLongAfterItsLastTransaction(t *testing.T) {
 	time.Sleep(600 * time.Millisecond)
 	if err := db.Close(); err != nil {
 		t.Errorf("closed after its last transaction's time: %v", err)
+	}
+}
+
+// TestATransactionOfOneStatement is committed when the statement was answered, undone
+// when it was refused, and takes no second statement, which would be committed apart.
+func TestATransactionOfOneStatement(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.DSN(t)
+	pgtest.Exec(t, pgtest.Owner(t, dsn), "CREATE TABLE kept (n integer PRIMARY KEY); GRANT SELECT, INSERT ON kept TO tallystick_service")
+	for name, keyed := range map[string]bool{"keyed": true, "ordinary": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.Open(t, dsn, pg.Options{ConnectionsMax: 1, Keyed: keyed})
+			first := map[bool]int{true: 10, false: 20}[keyed]
+			insert := func(n int) (got int, err error) {
+				err = db.InStatement(t.Context(), &got, "INSERT INTO kept (n) VALUES ($1) RETURNING n", n)
+				return got, err
+			}
+			if got, err := insert(first); err != nil || got != first {
+				t.Fatalf("got %d, %v", got, err)
+			}
+			if _, err := insert(first); !pg.IsCode(err, pg.CodeUniqueViolation) {
+				t.Errorf("the same row again: %v", err)
+			}
+			var none int
+			if err := db.InStatement(t.Context(), &none, "SELECT n FROM kept WHERE n = $1", -1); !errors.Is(err, sql.ErrNoRows) {
+				t.Errorf("no row: %v", err)
+			}
+			if err := db.InStatement(t.Context(), &none, "INSERT INTO kept (n) SELECT g FROM generate_series($1::integer, 0, -1) AS g RETURNING 1 / n", first+5); err == nil {
+				t.Error("a statement that fails half way was answered")
+			}
+			if got, err := insert(first + 1); err != nil || got != first+1 {
+				t.Errorf("after a refusal: got %d, %v", got, err)
+			}
+			// An ordinary transaction on the same connection is one again.
+			err := db.InTx(t.Context(), func(tx *sqlx.Tx) error {
+				for n := range 2 {
+					if _, err := tx.ExecContext(t.Context(), "INSERT INTO kept (n) VALUES ($1)", first+2+n); err != nil {
+						return err
+					}
+				}
+				return errors.New("changed my mind")
+			})
+			if err == nil {
+				t.Error("the error was lost")
+			}
+			var count int
+			if err := db.Read(t.Context(), func(tx *sqlx.Tx) error {
+				return tx.GetContext(t.Context(), &count, "SELECT count(*) FROM kept WHERE n BETWEEN $1 AND $1 + 9", first)
+			}); err != nil || count != 2 {
+				t.Errorf("%d rows are kept, want 2: %v", count, err)
+			}
+		})
 	}
 }
