@@ -186,7 +186,7 @@ func (db *DB) InStatement(ctx context.Context, dest any, query string, args ...a
 		} else if err = rows.Err(); err == nil {
 			err = sql.ErrNoRows
 		}
-		return errors.Join(err, rows.Close()) // it is committed when its answer has been read to the end
+		return errors.Join(err, rows.Close()) //nolint:sqlclosecheck // its error counts: the statement is committed when its answer has been read to the end
 	})
 }
 
