@@ -54,6 +54,7 @@ type group struct {
 	reservations map[usageKey]*reservation // as they stand in this group
 
 	recorded []*record             // usages to insert
+	refused  []usageKey            // usages that were refused as new ones
 	made     []*reservation        // reservations to insert
 	changed  map[*reservation]bool // reservations to update
 }

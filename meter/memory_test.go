@@ -20,9 +20,10 @@ func TestWhatALaneRemembersIsNeverTrusted(t *testing.T) {
 		status int
 		left   string
 	}{
-		"usage elsewhere":        {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("elsewhere-1", 50)) }, plainUsage("usage-0003", 49), 402, "48"},
-		"the same id elsewhere":  {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("usage-0003", 50)) }, plainUsage("usage-0003", 50), 201, "48"},
-		"the same id, otherwise": {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("usage-0003", 50)) }, plainUsage("usage-0003", 51), 422, "48"},
+		"usage elsewhere":               {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("elsewhere-1", 50)) }, plainUsage("usage-0003", 49), 402, "48"},
+		"the same id elsewhere":         {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("usage-0003", 50)) }, plainUsage("usage-0003", 50), 201, "48"},
+		"the same id, and nothing left": {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("usage-0003", 97)) }, plainUsage("usage-0001", 99), 422, "1"},
+		"the same id, otherwise":        {func(c *till) { c.want(201, http.MethodPost, "/v1/usage", plainUsage("usage-0003", 50)) }, plainUsage("usage-0003", 51), 422, "48"},
 		"a grant": {func(c *till) {
 			c.want(201, http.MethodPost, "/v1/accounts/acme/grants", `{"id": "grant-0002", "credits": 100, "priority": -1}`)
 		}, plainUsage("usage-0003", 150), 201, "48"},

@@ -91,6 +91,7 @@ func (c *charge) decide(_ context.Context, g *group) error {
 	}
 	if r.err = g.charge(u, &r.record); r.err != nil {
 		if refusal(r.err) {
+			g.refused = append(g.refused, key)
 			return nil
 		}
 		return r.err
@@ -264,7 +265,7 @@ var sqlSave = saveStatement()
 // saveStatement writes the call of meter_save: so many parameters are counted
 // rather than typed.
 func saveStatement() string {
-	types := "text[] integer[] boolean " + // meters, and whether to look
+	types := "text[] integer[] boolean smallint[] text[] text[] " + // meters, whether to look, and what was refused
 		"smallint[] text[] bigint[] bigint[] bigint[] bigint[] bigint[] bytea[] bigint[] bigint[] bigint[] bigint[] bytea[] " + // accounts
 		"smallint[] text[] text[] bigint[] bigint[] " + // grants
 		"smallint[] text[] bigint[] text[] bigint[] text[] text[] text[] text[] text[] bigint[] bigint[] bigint[] text[] text[] timestamptz[] bytea[] " + // transfers
@@ -289,7 +290,8 @@ func (g *group) columns() []any {
 			names, revisions = append(names, name), append(revisions, int32(d.Revision)) //nolint:gosec // the column is an integer
 		}
 	}
-	return slices.Concat([]any{names, revisions, g.recalled}, g.batch.Compared(g.recalled), recordColumns(g.recorded, g.now))
+	parts, accounts, ids := keyColumns(g.refused)
+	return slices.Concat([]any{names, revisions, g.recalled, parts, accounts, ids}, g.batch.Compared(g.recalled), recordColumns(g.recorded, g.now))
 }
 
 // recordColumns gives usages as the arrays of meter_save. All are recorded at once.

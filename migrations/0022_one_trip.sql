@@ -4,8 +4,8 @@
 -- +goose Up
 
 -- False: something is not as the caller knows it, and nothing was written. It
--- looks first whether a usage (u_…) of these is known already, and whether the
--- meters (m_…) stand as known; whoever records one of these after that look
+-- looks first whether a usage of these (u_…, and x_… that were refused as new ones)
+-- is known already, and whether the meters (m_…) stand as known; whoever records one of these after that look
 -- changes its account, and that is compared behind its lock.
 --
 -- Accounts (a_…) are locked, compared (w_…) and changed by one statement, in the
@@ -14,7 +14,7 @@
 -- it would cost a lone charge more than the insert.
 -- +goose StatementBegin
 CREATE FUNCTION meter_save(
-    m_meter text[], m_revision integer[], look boolean,
+    m_meter text[], m_revision integer[], look boolean, x_part smallint[], x_account text[], x_id text[],
     a_part smallint[], a_account text[], w_available bigint[], w_held bigint[], w_debt bigint[], w_version bigint[], w_overdraft bigint[], w_chain bytea[],
     a_available bigint[], a_held bigint[], a_debt bigint[], a_version bigint[], a_chain bytea[],
     g_part smallint[], g_account text[], g_id text[], w_remaining bigint[], g_remaining bigint[],
@@ -32,7 +32,7 @@ DECLARE
     changed integer;
 BEGIN
     IF look AND (EXISTS (
-        SELECT FROM unnest(u_part, u_account, u_id) AS k (part, account, usage_id)
+        SELECT FROM unnest(u_part || x_part, u_account || x_account, u_id || x_id) AS k (part, account, usage_id)
         CROSS JOIN LATERAL ( -- the limit, which changes nothing, keeps Postgres from reading the index whole
             SELECT FROM transfers t
             WHERE t.part = k.part AND (t.account || '') = k.account AND t.cause = k.usage_id AND t.kind = 'usage'
