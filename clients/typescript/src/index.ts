@@ -52,7 +52,7 @@ const waitMaxMs = 3_000;
 /** Paths whose writes carry an id in their body. What is done to one reservation has its id in the path. */
 const bodyHasId = [/^\/v1\/usage$/, /^\/v1\/reservations$/, /^\/v1\/accounts\/[^/]+\/(grants|adjustments)$/];
 
-/** The one write that is not sent again: each time makes another key. */
+/** A write that is not sent again: each time makes another key. Nor is one with `If-Match`, which may have made its own ETag stale. */
 const unrepeatable = /^\/v1\/keys$/;
 
 function isTemporary(status: number): boolean {
@@ -103,7 +103,7 @@ function problemOf(text: string): Record<string, unknown> {
 /** Sends a request until its outcome is known or patience ends. */
 async function safely(request: Request, send: (request: Request) => Promise<Response>, patienceMs: number, tryMs: number): Promise<Response> {
   const body = request.body ? await request.text() : undefined;
-  const repeatable = !(request.method === 'POST' && unrepeatable.test(new URL(request.url).pathname));
+  const repeatable = !(request.method === 'POST' && unrepeatable.test(new URL(request.url).pathname)) && !request.headers.has('If-Match');
   const end = Date.now() + patienceMs;
   for (let wait = waitFirstMs; ; wait = Math.min(2 * wait, waitMaxMs)) {
     request.signal.throwIfAborted();

@@ -141,3 +141,15 @@ test('a server that hangs is given up, by the client and by the caller', async (
   await assert.rejects(patient.GET('/v1/meters', { signal: AbortSignal.timeout(100) }), (e) => e.name === 'TimeoutError');
   assert.ok(Date.now() - start < 3000);
 });
+
+test('a change with If-Match is refused when stale, and not repeated in the dark', async () => {
+  const { client, ids } = through([undefined, 'lost']);
+  const params = { path: { account: 'careful' } };
+  const { data: before } = await client.PUT('/v1/accounts/{account}', { params, body: { name: 'before' } });
+  const changed = { params: { ...params, header: { 'If-Match': before.etag } }, body: { name: 'after' } };
+  assert.equal((await refused(client.PUT('/v1/accounts/{account}', changed))).code, 'unreachable');
+  assert.equal(ids.length, 2);
+  const stale = await refused(client.PUT('/v1/accounts/{account}', changed));
+  assert.equal(stale.status, 412);
+  assert.equal(stale.code, 'precondition_failed');
+});
