@@ -103,6 +103,11 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 			err = errors.Join(err, fmt.Errorf("measure %s: %w", s.name, failure))
 		}
 	}
+	if strings.Contains(voidsRow, o.Only) {
+		if failure := b.measureVoids(ctx); failure != nil {
+			err = errors.Join(err, fmt.Errorf("measure %s: %w", voidsRow, failure))
+		}
+	}
 	if o.Rows > 0 {
 		if failure := b.measureRows(ctx); failure != nil {
 			err = errors.Join(err, fmt.Errorf("measure with many rows: %w", failure))
