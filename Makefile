@@ -17,7 +17,7 @@ SPENDS        ?= 1000000
 FUZZ          ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,11 @@ contention: ## let processes race for the last credits with SPENDS=1000000 opera
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./ledger -spends $(SPENDS)
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $$(( $(SPENDS) / 5 ))
+
+# By default from before the last change of the schema.
+upgrade: ## let the version FROM=commit and this one serve one database under load while it migrates
+	@scripts/need postgres
+	scripts/upgrade $(or $(FROM),$$(git rev-list -1 HEAD -- migrations)^)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres
