@@ -116,7 +116,11 @@ func (u *upgrade) operate(n int) {
 func (u *upgrade) phase(what string) {
 	u.t.Helper()
 	from := u.count.Load()
-	await(u.t, "operations "+what, func() bool { return u.count.Load() >= from+int64(*phased) })
+	for deadline := time.Now().Add(10 * time.Minute); u.count.Load() < from+int64(*phased); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) || u.t.Failed() {
+			u.t.Fatalf("%d operations %s, want %d; %d attempts had 503 or no answer", u.count.Load()-from, what, *phased, u.unsettled)
+		}
+	}
 }
 
 // TestA17TwoVersionsServeWhileTheSchemaMovesOn has one version serve under load, the

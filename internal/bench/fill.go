@@ -34,31 +34,25 @@ const (
 const (
 	fillTable = `
 		CREATE TEMPORARY TABLE chunk (
-			part smallint, account text, version bigint, usage_id text, credits bigint, available bigint, posted_at timestamptz, chain bytea, hash bytea
+			part smallint, account text, version bigint, usage_id text, credits bigint, available bigint, posted_at timestamptz, hash bytea
 		) ON COMMIT DROP`
 	fillRows = `
 		INSERT INTO chunk
-		SELECT part, account, before + row_number() OVER w, usage_id, credits, available - sum(credits) OVER w, posted_at, CASE WHEN row_number() OVER w = 1 THEN chain ELSE '' END
-		FROM (
-			SELECT a.part, a.account, a.version AS before, a.available, a.chain, n, 'bench-usage-' || left(md5(n::text), 24) AS usage_id, 1 + n % 1000 AS credits,
-				first + ($4::timestamptz - first) * (n::float8 / $3::bigint) AS posted_at
-			FROM (SELECT date_trunc('month', $4::timestamptz, 'UTC') - make_interval(months => $5::integer) AS first) f
-			CROSS JOIN generate_series($1::bigint, $2::bigint) AS n
-			JOIN accounts a ON a.account = 'bench-account-' || CASE WHEN n % 2 = 0 THEN 0 ELSE 1 + n / 2 % 999 END
-		) r
-		WINDOW w AS (PARTITION BY part, account ORDER BY n)`
-	fillHashes = `
-		UPDATE chunk c
-		SET hash = h.hash
-		FROM (
-			SELECT part, account, version, pg_temp.chain(chain || pg_temp.field(part::text) || pg_temp.field(account) || pg_temp.field(version::text) ||
+		SELECT part, account, version, usage_id, credits, available, posted_at,
+			pg_temp.chain(before || pg_temp.field(part::text) || pg_temp.field(account) || pg_temp.field(version::text) ||
 				pg_temp.field('usage') || pg_temp.field(credits::text) || pg_temp.field('available') || pg_temp.field('usage') || pg_temp.field(usage_id) ||
 				pg_temp.field('1') || pg_temp.field('bench-grant') || pg_temp.field((-credits)::text) ||
 				pg_temp.field(available::text) || pg_temp.field('0') || pg_temp.field('0') || pg_temp.field('system:bench') || pg_temp.field('') ||
-				pg_temp.field(to_char(posted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))) OVER (PARTITION BY part, account ORDER BY version) AS hash
-			FROM chunk
-		) h
-		WHERE c.part = h.part AND c.account = h.account AND c.version = h.version`
+				pg_temp.field(to_char(posted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))) OVER (PARTITION BY part, account ORDER BY version)
+		FROM (
+			SELECT a.part, a.account, a.version + row_number() OVER w AS version, 'bench-usage-' || left(md5(n::text), 24) AS usage_id, 1 + n % 1000 AS credits,
+				a.available - (sum(1 + n % 1000) OVER w)::bigint AS available, first + ($4::timestamptz - first) * (n::float8 / $3::bigint) AS posted_at,
+				CASE WHEN row_number() OVER w = 1 THEN a.chain ELSE '' END AS before
+			FROM (SELECT date_trunc('month', $4::timestamptz, 'UTC') - make_interval(months => $5::integer) AS first) f
+			CROSS JOIN generate_series($1::bigint, $2::bigint) AS n
+			JOIN accounts a ON a.account = 'bench-account-' || CASE WHEN n % 2 = 0 THEN 0 ELSE 1 + n / 2 % 999 END
+			WINDOW w AS (PARTITION BY a.part, a.account ORDER BY n)
+		) r`
 	fillTransfers = `
 		INSERT INTO transfers (part, account, version, kind, amount, source, target, cause, grant_ids, grant_amounts, available_after, held_after, debt_after,
 			actor, note, posted_at, hash)
@@ -119,7 +113,6 @@ func fillOne(ctx context.Context, tx *sqlx.Tx, first, last, n int64, now time.Ti
 		{"SET LOCAL synchronous_commit = off", nil}, // settle brings it to the disk
 		{fillTable, nil},
 		{fillRows, []any{first, last, n, now, fillMonths - 1}},
-		{fillHashes, nil},
 		{fillTransfers, nil},
 		{fillUsage, nil},
 		{fillGrants, nil},
