@@ -74,7 +74,7 @@ proof: ## hold ledger, store and API against naive ones for STEPS=10000000 rando
 contention: ## let processes race for the last credits with SPENDS=1000000 operations
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./ledger -spends $(SPENDS)
-	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $$(( $(SPENDS) / 5 ))
+	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $(SPENDS)
 
 # By default from before the last change of the schema.
 upgrade: ## let the version FROM=commit and this one serve one database under load while it migrates
