@@ -21,14 +21,14 @@ const (
 // filled is a database with usage in it, and the server that works on it.
 type filled struct {
 	server *child
-	rows   []Row
+	n      int64 // usages
 }
 
 // measureRows measures the hot account with few and with many usages in the
 // tables: two databases and two servers, in turn, so that what else the machine
 // does weighs on both alike.
 func (b *bench) measureRows(ctx context.Context) (err error) {
-	var both [2]filled
+	both := [2]filled{{n: rowsFew}, {n: b.options.Rows}}
 	defer func() {
 		for _, f := range both {
 			if f.server != nil {
@@ -36,25 +36,35 @@ func (b *bench) measureRows(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	sizes := [2]int64{rowsFew, b.options.Rows}
-	for i, n := range sizes {
-		if both[i].server, err = b.serveFilled(ctx, n); err != nil {
+	for i := range both {
+		if both[i].server, err = b.serveFilled(ctx, both[i].n); err != nil {
 			return err
 		}
 	}
-	s := scenario{shape: shape{accounts: 1, batch: 1, scattered: true}, conns: 64}
+	for ids, scattered := range map[string]bool{"ids in order": false, "scattered ids": true} {
+		if err := b.compare(ctx, both, ids, shape{accounts: 1, batch: 1, scattered: scattered}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare measures both under one load. Ids in order find the end of each index in
+// memory; scattered ones touch a page of their own.
+func (b *bench) compare(ctx context.Context, both [2]filled, ids string, s shape) error {
+	var rows [2][]Row
 	for round := range rowsRounds {
-		for i, n := range sizes {
-			b.options.Note("measuring hot account with %d usages in the tables, round %d of %d", n, round+1, rowsRounds)
-			row, err := b.observe(ctx, both[i].server, s)
+		for i, f := range both {
+			b.options.Note("measuring hot account with %d usages in the tables, %s, round %d of %d", f.n, ids, round+1, rowsRounds)
+			row, err := b.observe(ctx, f.server, scenario{shape: s, conns: 64})
 			if err != nil {
 				return err
 			}
-			row.Name = fmt.Sprintf("hot account, %d usages in the tables", n)
-			both[i].rows = append(both[i].rows, row)
+			row.Name = fmt.Sprintf("hot account, %d usages in the tables, %s", f.n, ids)
+			rows[i] = append(rows[i], row)
 		}
 	}
-	few, many := median(both[0].rows), median(both[1].rows)
+	few, many := median(rows[0]), median(rows[1])
 	many.OfFew = percent(many.PerSecond, few.PerSecond)
 	b.result.Rows = append(b.result.Rows, few, many)
 	return nil
