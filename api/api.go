@@ -68,6 +68,7 @@ type Account struct {
 	Metadata        map[string]string `json:"metadata"`
 	Balance         Balance           `json:"balance"`
 	Grants          []OpenGrant       `json:"grants,omitempty"`
+	ETag            string            `json:"etag"` // for If-Match; changes with every PUT, not with the balance
 	CreatedAt       time.Time         `json:"created_at"`
 	UpdatedAt       time.Time         `json:"updated_at"`
 }
@@ -181,6 +182,7 @@ type Meter struct {
 	Rates          []Rate         `json:"rates"`
 	RateVersion    int            `json:"rate_version"`
 	Stripe         *StripeBinding `json:"stripe"`
+	ETag           string         `json:"etag"` // for If-Match; changes with every PUT
 	CreatedAt      time.Time      `json:"created_at"`
 	UpdatedAt      time.Time      `json:"updated_at"`
 }

@@ -29,6 +29,7 @@ type request struct {
 	body         any // nil: none; json.RawMessage: as it is
 	answer       any // nil: not read
 	patience     time.Duration
+	ifMatch      string // an ETag; such a call is sent again only where it was refused for now
 }
 
 // send makes a call, again and again with the same bytes while its outcome is unknown
@@ -57,6 +58,9 @@ func (c *Client) send(ctx context.Context, q request) (replayed bool, err error)
 			return false, backoff.Permanent(err)
 		case last == nil || ctx.Err() == nil: // a try that the end of the context has cut says less than the one before
 			last = err
+		}
+		if q.ifMatch != "" && (refusal == nil || refusal.Status != http.StatusTooManyRequests) {
+			return false, backoff.Permanent(err) // it may have been done, and made its own ETag stale
 		}
 		if errors.As(err, &refusal) && refusal.retryAfter > 0 {
 			return false, &backoff.RetryAfterError{Duration: refusal.retryAfter}
@@ -103,6 +107,9 @@ func (c *Client) try(ctx context.Context, q request, payload []byte) (replayed b
 	r.Header.Set("User-Agent", "tallystick-go")
 	if payload != nil {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	if q.ifMatch != "" {
+		r.Header.Set("If-Match", q.ifMatch)
 	}
 	response, err := c.http.Do(r)
 	if err != nil {

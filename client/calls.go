@@ -227,6 +227,15 @@ func (c *Client) PutAccount(ctx context.Context, account string, q api.AccountRe
 	return a, err
 }
 
+// PutAccountIf replaces what is said about an account only while its ETag is this one;
+// when somebody changed it in between, the error is ErrStale. It is not sent again where
+// its outcome is unknown (ErrUnavailable): read the account to see. Scope admin.
+func (c *Client) PutAccountIf(ctx context.Context, account, etag string, q api.AccountRequest) (api.Account, error) {
+	var a api.Account
+	_, err := c.send(ctx, request{method: http.MethodPut, path: accountPath(account), body: q, answer: &a, ifMatch: etag})
+	return a, err
+}
+
 // Account gives an account with its balance and open grants. Scope read.
 func (c *Client) Account(ctx context.Context, account string) (api.Account, error) {
 	var a api.Account
@@ -287,6 +296,13 @@ func (c *Client) Adjust(ctx context.Context, account string, q api.AdjustmentReq
 func (c *Client) PutMeter(ctx context.Context, meter string, q api.MeterRequest) (api.Meter, error) {
 	var m api.Meter
 	_, err := c.send(ctx, request{method: http.MethodPut, path: pathMeters + "/" + url.PathEscape(meter), body: q, answer: &m})
+	return m, err
+}
+
+// PutMeterIf changes a meter only while its ETag is this one; see PutAccountIf. Scope admin.
+func (c *Client) PutMeterIf(ctx context.Context, meter, etag string, q api.MeterRequest) (api.Meter, error) {
+	var m api.Meter
+	_, err := c.send(ctx, request{method: http.MethodPut, path: pathMeters + "/" + url.PathEscape(meter), body: q, answer: &m, ifMatch: etag})
 	return m, err
 }
 

@@ -68,6 +68,16 @@ func TestEveryMethod(t *testing.T) {
 	if meter.Unit != "page" {
 		t.Errorf("PutMeter gives %+v", meter)
 	}
+	renamed, err := c.PutAccountIf(ctx, "user@example.com", account.ETag, api.AccountRequest{Name: "Another"})
+	must("PutAccountIf", err)
+	if _, err := c.PutAccountIf(ctx, "user@example.com", account.ETag, api.AccountRequest{Name: "A third"}); !errors.Is(err, client.ErrStale) || renamed.Name != "Another" {
+		t.Errorf("PutAccountIf gives %+v, and %v for a stale ETag", renamed, err)
+	}
+	_, err = c.PutMeterIf(ctx, "extra", meter.ETag, api.MeterRequest{CreditsPerUnit: "2", Unit: "page"})
+	must("PutMeterIf", err)
+	if _, err := c.PutMeterIf(ctx, "extra", meter.ETag, api.MeterRequest{CreditsPerUnit: "3"}); !errors.Is(err, client.ErrStale) {
+		t.Errorf("PutMeterIf gives %v for a stale ETag", err)
+	}
 	grant, err := c.Grant(ctx, "user@example.com", api.GrantRequest{Credits: client.Int(50), Reason: "welcome"})
 	must("Grant", err)
 	if grant.Balance.Available != "50" || grant.ID == "" {
@@ -393,5 +403,34 @@ func TestABatchRepeatsWhatIsUndecided(t *testing.T) {
 	results, err = short.RecordBatch(t.Context(), usages)
 	if !errors.Is(err, client.ErrUnavailable) || results[0].Result != "" {
 		t.Errorf("without a server: %+v, %v", results, err)
+	}
+}
+
+// A change with an ETag that may have been done is not repeated: it would be refused
+// for what it has changed itself.
+func TestC14AConditionalChangeIsNotRepeatedInTheDark(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	g := newGate(t, s.Info.URL)
+	c, err := client.New(g.url, s.Info.APIKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	before, err := c.PutAccount(t.Context(), "careful", api.AccountRequest{Name: "before"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.next(fault{executed: true})
+	if _, err := c.PutAccountIf(t.Context(), "careful", before.ETag, api.AccountRequest{Name: "after"}); !errors.Is(err, client.ErrUnavailable) {
+		t.Errorf("a lost answer gives %v", err)
+	}
+	stands, err := c.Account(t.Context(), "careful")
+	if err != nil || stands.Name != "after" || g.seen.Load() != 3 {
+		t.Errorf("the account is %+v, %v, after %d requests", stands, err, g.seen.Load())
+	}
+	g.next(fault{status: http.StatusTooManyRequests, retryAfter: "0"}) // refused before anything was done
+	if a, err := c.PutAccountIf(t.Context(), "careful", stands.ETag, api.AccountRequest{Name: "then"}); err != nil || a.Name != "then" {
+		t.Errorf("after a 429 it is %+v, %v", a, err)
 	}
 }

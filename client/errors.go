@@ -41,6 +41,7 @@ var (
 	ErrUnauthorized        = &Error{Code: "unauthorized"}
 	ErrForbidden           = &Error{Code: "forbidden"}
 	ErrInvalid             = &Error{Code: "invalid_value"}
+	ErrStale               = &Error{Code: "precondition_failed"} // somebody changed it since it was read
 )
 
 // Error says what went wrong and what to do next.

@@ -81,6 +81,7 @@ type reply struct {
 	cutAfter int  // bytes of the body, then the connection is cut; 0: not cut
 	gzipped  bool // whatever was asked for
 	encoding string
+	picky    bool // the best encoding that was asked for: br, else gzip, else none
 	hang     bool // until the caller has gone
 }
 
@@ -124,6 +125,11 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.hang {
 		<-r.Context().Done()
 		return
+	}
+	if accept := r.Header.Get("Accept-Encoding"); a.picky && strings.Contains(accept, "br") {
+		a.encoding = "br"
+	} else if a.picky {
+		a.gzipped = strings.Contains(accept, "gzip")
 	}
 	w.Header().Set("Content-Type", mediaOf(a))
 	body := []byte(a.body)

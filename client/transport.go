@@ -29,7 +29,8 @@ type Meters struct {
 //
 //	openai.NewClient(option.WithHTTPClient(&http.Client{Transport: &client.Transport{Client: c, Meters: …}}))
 //
-// It changes no byte of an answer and holds none back; it settles when the answer has
+// It asks only for encodings that it can read, gzip or none, of those that the caller
+// takes. It changes no byte of an answer and holds none back; it settles when the answer has
 // been read or its body is closed. What it settles goes to OnSettled; Read and Close
 // of the body never fail because of it.
 //
@@ -124,8 +125,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			m.settle(Tokens{}, Unknown(errors.New("the transport ended by a panic")))
 		}
 	}()
-	response, err := base.RoundTrip(r)
+	response, err := base.RoundTrip(readable(r))
 	returned = true
+	if response != nil && response.Request != nil {
+		response.Request = r // as the caller has made it
+	}
 	switch {
 	case err != nil:
 		m.settle(Tokens{}, err)

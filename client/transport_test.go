@@ -461,3 +461,28 @@ func TestTransportFailsOpen(t *testing.T) {
 		}
 	}
 }
+
+// TestTransportAsksForWhatItCanRead has callers who would take brotli from a server that
+// would give it: the answer is read along all the same, and arrives as it was sent.
+func TestTransportAsksForWhatItCanRead(t *testing.T) {
+	t.Parallel()
+	shared := open(t)
+	for accept, zips := range map[string]bool{"br, gzip": true, "gzip, deflate, br, zstd": true, "*": true, "br": false, "br, gzip;q=0": false} {
+		m := metered(t, shared.other(t)).reserving()
+		m.next(reply{body: messagesStream, picky: true})
+		got, err := m.call(t.Context(), "/v1/messages", "Accept-Encoding", accept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []byte(messagesStream)
+		if zips {
+			want = zipped(want)
+		}
+		if !bytes.Equal(got.body, want) || (got.header.Get("Content-Encoding") == "gzip") != zips {
+			t.Errorf("%q: %d bytes arrive of %d, encoded as %q", accept, len(got.body), len(want), got.header.Get("Content-Encoding"))
+		}
+		if e := m.end(); e.err != nil || e.out.State != client.StateCaptured {
+			t.Errorf("%q is settled as %+v", accept, e)
+		}
+	}
+}

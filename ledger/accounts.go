@@ -32,6 +32,7 @@ type Account struct {
 	Metadata   string         // a JSON object
 	Customers  []string       // Stripe customers; usage goes to the first
 	Balance    Balance
+	Revision   int // rises with every PutAccount
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 }
@@ -42,16 +43,29 @@ type InDoubt struct {
 	Seconds int    // after which
 }
 
-// sqlPutAccount relies on accounts_pkey; the conflict locks the row. The insert
-// tells by xmax whether the row is new.
+// sqlPutAccount relies on accounts_pkey; the conflict locks the row. Only a new row
+// has the first revision.
 const sqlPutAccount = `
 	INSERT INTO accounts AS a (part, account, name, overdraft, low_balance, metadata, in_doubt_action, in_doubt_seconds,
 		available, held, debt, version, chain, created_at, updated_at)
 	VALUES ($1, $2, $3, $4, $5, $6, $8, $9, 0, 0, 0, 0, '', $7, $7)
 	ON CONFLICT (part, account) DO UPDATE
 	SET name = excluded.name, overdraft = excluded.overdraft, low_balance = excluded.low_balance, metadata = excluded.metadata,
-		in_doubt_action = excluded.in_doubt_action, in_doubt_seconds = excluded.in_doubt_seconds, updated_at = excluded.updated_at
-	RETURNING a.created_at = $7 AND a.version = 0`
+		in_doubt_action = excluded.in_doubt_action, in_doubt_seconds = excluded.in_doubt_seconds, revision = a.revision + 1, updated_at = excluded.updated_at
+	RETURNING a.revision = 1`
+
+// sqlLockAccount relies on accounts_pkey.
+const sqlLockAccount = `SELECT revision, updated_at FROM accounts WHERE part = $1 AND account = $2 FOR UPDATE`
+
+// LockAccount locks an account until the transaction ends, so that what is said
+// about it stays; an account that is not there has revision 0.
+func LockAccount(ctx context.Context, tx *sqlx.Tx, ref Ref) (revision int, updatedAt time.Time, err error) {
+	err = tx.QueryRowxContext(ctx, sqlLockAccount, ref.Part, ref.Account).Scan(&revision, &updatedAt)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, updatedAt, fmt.Errorf("lock account %s: %w", ref.Account, err)
+	}
+	return revision, updatedAt, nil
+}
 
 // PutAccount makes the account or replaces what is said about it; its balance is
 // not touched. It tells whether the account is new.
@@ -113,6 +127,7 @@ type accountRecord struct {
 	Metadata   string         `db:"metadata"`
 	Customers  pq.StringArray `db:"customers"`
 	Balance
+	Revision  int       `db:"revision"`
 	CreatedAt time.Time `db:"created_at"`
 	UpdatedAt time.Time `db:"updated_at"`
 }
@@ -120,7 +135,7 @@ type accountRecord struct {
 func (r accountRecord) account() Account {
 	a := Account{
 		Ref: Ref{Part: r.Part, Account: r.Account}, Name: r.Name, Overdraft: r.Overdraft, LowBalance: r.LowBalance, Metadata: r.Metadata,
-		Customers: r.Customers, Balance: r.Balance, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
+		Customers: r.Customers, Balance: r.Balance, Revision: r.Revision, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.Action != nil && r.Seconds != nil {
 		a.InDoubt = &InDoubt{Action: *r.Action, Seconds: *r.Seconds}
@@ -130,7 +145,7 @@ func (r accountRecord) account() Account {
 
 // sqlReadAccount relies on accounts_pkey and stripe_customers_by_account.
 const sqlReadAccount = `
-	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
+	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.revision, a.created_at, a.updated_at,
 		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
 	FROM accounts a
 	WHERE a.part = $1 AND a.account = $2`
@@ -150,7 +165,7 @@ func ReadAccount(ctx context.Context, tx *sqlx.Tx, ref Ref) (Account, error) {
 
 // sqlListAccounts pages over accounts_pkey.
 const sqlListAccounts = `
-	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
+	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.revision, a.created_at, a.updated_at,
 		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
 	FROM accounts a
 	WHERE (a.part, a.account) > ($1, $2)

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -102,9 +103,16 @@ func (m *Meter) handlePutAccount(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	condition, err := preconditionOf(r)
+	if err != nil {
+		return err
+	}
 	var created bool
 	var answer api.Account
 	err = m.db.InTx(r.Context(), func(tx *sqlx.Tx) error {
+		if err := condition.holdsFor(r.Context(), tx, a.Ref); err != nil {
+			return err
+		}
 		if created, err = ledger.PutAccount(r.Context(), tx, a, m.now()); err != nil {
 			return err
 		}
@@ -118,7 +126,23 @@ func (m *Meter) handlePutAccount(w http.ResponseWriter, r *http.Request) error {
 	if created {
 		status = http.StatusCreated
 	}
+	w.Header().Set("ETag", answer.ETag)
 	return web.JSON(w, status, answer)
+}
+
+// holdsFor compares with the account, which stays locked.
+func (p precondition) holdsFor(ctx context.Context, tx *sqlx.Tx, ref ledger.Ref) error {
+	if len(p) == 0 {
+		return nil
+	}
+	revision, updatedAt, err := ledger.LockAccount(ctx, tx, ref)
+	if err != nil {
+		return err
+	}
+	if revision == 0 {
+		return p.holds("")
+	}
+	return p.holds(tag(revision, updatedAt))
 }
 
 func readAccount(r *http.Request, tx *sqlx.Tx, ref ledger.Ref) (api.Account, error) {
@@ -144,7 +168,7 @@ func readAccount(r *http.Request, tx *sqlx.Tx, ref ledger.Ref) (api.Account, err
 func wireAccount(a ledger.Account) (api.Account, error) {
 	answer := api.Account{
 		Account: a.Account, Name: a.Name, StripeCustomers: a.Customers, Overdraft: api.Decimal(a.Overdraft.String()),
-		Balance: wireBalance(a.Balance), CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+		Balance: wireBalance(a.Balance), ETag: tag(a.Revision, a.UpdatedAt), CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
 	}
 	if answer.StripeCustomers == nil {
 		answer.StripeCustomers = []string{}
@@ -172,6 +196,7 @@ func (m *Meter) handleGetAccount(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	w.Header().Set("ETag", answer.ETag)
 	return web.JSON(w, http.StatusOK, answer)
 }
 

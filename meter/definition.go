@@ -79,7 +79,7 @@ func (d *definition) decode() error {
 func (d *definition) wire() api.Meter {
 	m := api.Meter{
 		Meter: d.Meter, Unit: d.Unit, Aggregation: d.Aggregation, ValueField: d.ValueField, CreditsPerUnit: api.Decimal(d.CreditsPerUnit.String()),
-		Rates: []api.Rate{}, RateVersion: d.RateVersion, CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+		Rates: []api.Rate{}, RateVersion: d.RateVersion, ETag: tag(d.Revision, d.UpdatedAt), CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
 	}
 	for _, r := range d.rates {
 		m.Rates = append(m.Rates, api.Rate{Match: r.Match, CreditsPerUnit: api.Decimal(r.CreditsPerUnit.String())})

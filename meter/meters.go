@@ -121,7 +121,7 @@ const sqlPutMeter = `
 		rate_version = excluded.rate_version, revision = m.revision + 1, updated_at = excluded.updated_at`
 
 // sqlLockMeter relies on meters_pkey.
-const sqlLockMeter = `SELECT rate_version FROM meters WHERE meter = $1 FOR UPDATE`
+const sqlLockMeter = `SELECT revision, updated_at FROM meters WHERE meter = $1 FOR UPDATE`
 
 // sqlInsertRates relies on meter_rates_pkey: a version is written once.
 const sqlInsertRates = `
@@ -129,27 +129,34 @@ const sqlInsertRates = `
 
 // put makes the meter or changes it. Changed rates are a new version; usage
 // recorded before keeps its own (M4).
-func (d *definition) put(ctx context.Context, tx *sqlx.Tx, now time.Time) (created bool, err error) {
-	var locked []int
+func (d *definition) put(ctx context.Context, tx *sqlx.Tx, condition precondition, now time.Time) (created bool, err error) {
+	var locked []definition
 	if err := tx.SelectContext(ctx, &locked, sqlLockMeter, d.Meter); err != nil {
 		return false, fmt.Errorf("lock meter %s: %w", d.Meter, err)
+	}
+	stands := ""
+	for _, l := range locked {
+		stands = tag(l.Revision, l.UpdatedAt)
+	}
+	if err := condition.holds(stands); err != nil {
+		return false, err
 	}
 	rates, err := json.Marshal(d.rates)
 	if err != nil {
 		return false, fmt.Errorf("encode rates: %w", err)
 	}
-	d.RateVersion, d.CreatedAt, d.UpdatedAt = 1, now, now
+	d.Revision, d.RateVersion, d.CreatedAt, d.UpdatedAt = 1, 1, now, now
 	changed := true
 	if len(locked) > 0 {
-		stands, err := readMeters(ctx, tx, []string{d.Meter})
+		meters, err := readMeters(ctx, tx, []string{d.Meter})
 		if err != nil {
 			return false, err
 		}
-		old := stands[d.Meter]
+		old := meters[d.Meter]
 		if old.Aggregation != d.Aggregation {
 			return false, errFixed.Withf("the meter's aggregation is %s for good, because what was recorded was counted by it; make another meter", old.Aggregation)
 		}
-		d.CreatedAt, d.RateVersion = old.CreatedAt, old.RateVersion
+		d.CreatedAt, d.Revision, d.RateVersion = old.CreatedAt, old.Revision+1, old.RateVersion
 		was, err := json.Marshal(old.rates)
 		if err != nil {
 			return false, fmt.Errorf("encode rates: %w", err)
@@ -177,9 +184,13 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	condition, err := preconditionOf(r)
+	if err != nil {
+		return err
+	}
 	var created bool
 	put := func(tx *sqlx.Tx) (err error) {
-		created, err = d.put(r.Context(), tx, m.now())
+		created, err = d.put(r.Context(), tx, condition, m.now().UTC().Truncate(time.Microsecond))
 		return err
 	}
 	err = m.db.InTx(r.Context(), put)
@@ -193,7 +204,13 @@ func (m *Meter) handlePutMeter(w http.ResponseWriter, r *http.Request) error {
 	if created {
 		status = http.StatusCreated
 	}
-	return web.JSON(w, status, d.wire())
+	return d.answer(w, status)
+}
+
+func (d *definition) answer(w http.ResponseWriter, status int) error {
+	answer := d.wire()
+	w.Header().Set("ETag", answer.ETag)
+	return web.JSON(w, status, answer)
 }
 
 // sqlListMeters pages over meters_pkey.

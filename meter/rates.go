@@ -34,7 +34,7 @@ func (m *Meter) handleGetMeter(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return web.JSON(w, http.StatusOK, d.wire())
+	return d.answer(w, http.StatusOK)
 }
 
 // sqlListRates pages backwards over meter_rates_pkey.

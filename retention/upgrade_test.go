@@ -138,7 +138,8 @@ func account(t *testing.T, owner *pg.DB, name string, at time.Time) ledger.Ref {
 		if _, err := tx.ExecContext(t.Context(), `INSERT INTO meter_rates (meter, version, credits_per_unit, rates, created_at) VALUES ('call', 1, 10000000, '[]', $1) ON CONFLICT DO NOTHING`, at); err != nil {
 			return err
 		}
-		if _, err := ledger.PutAccount(t.Context(), tx, ledger.Account{Ref: ref, Metadata: "{}"}, at); err != nil {
+		if _, err := tx.ExecContext(t.Context(), `INSERT INTO accounts (part, account, name, overdraft, metadata, available, held, debt, version, chain, created_at, updated_at)
+			VALUES ($1, $2, '', 0, '{}', 0, 0, 0, 0, '', $3, $3)`, ref.Part, ref.Account, at); err != nil {
 			return err
 		}
 		b, err := ledger.Load(t.Context(), tx, []ledger.Ref{ref})

@@ -77,7 +77,9 @@ func closeDB(db *pg.DB) error {
 func (p *program) archive(c *cobra.Command, a *retention.Archiver, before time.Time) error {
 	stop := func() {}
 	if terminal(p.stderr) && !p.quiet {
-		a.Progress, stop = archiveBar(p.stderr)
+		var show func(what string, done, total int64)
+		show, stop = phaseBar(p.stderr)
+		a.Progress = func(month, phase string, done, total int64) { show(month+" "+phase, done, total) }
 	}
 	archives, lines := []retention.Archive{}, [][]string{}
 	err := a.Run(c.Context(), before, func(r retention.Archive) {
@@ -101,8 +103,8 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// archiveBar draws one bar for each phase of each month; stop ends the line of the last.
-func archiveBar(w io.Writer) (show func(month, phase string, done, total int64), stop func()) {
+// phaseBar draws one bar for each phase of long work; stop ends the line of the last.
+func phaseBar(w io.Writer) (show func(name string, done, total int64), stop func()) {
 	var drawn *progressbar.ProgressBar
 	var what string
 	stop = func() {
@@ -110,11 +112,11 @@ func archiveBar(w io.Writer) (show func(month, phase string, done, total int64),
 			_ = drawn.Exit() // a bar that cannot be drawn hurts nothing
 		}
 	}
-	return func(month, phase string, done, total int64) {
+	return func(name string, done, total int64) {
 		if total == 0 {
 			return
 		}
-		if name := month + " " + phase; name != what {
+		if name != what {
 			stop()
 			what = name
 			drawn = progressbar.NewOptions64(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(name), progressbar.OptionShowCount(),

@@ -28,7 +28,12 @@ func (p *program) benchCommand() *cobra.Command {
 			if p.data != "" {
 				o.Data = p.data
 			}
+			stop := func() {}
+			if terminal(p.stderr) && !p.quiet {
+				o.Progress, stop = phaseBar(p.stderr)
+			}
 			result, err := bench.Run(c.Context(), o)
+			stop()
 			if len(result.Rows) == 0 {
 				return err
 			}
@@ -38,6 +43,7 @@ func (p *program) benchCommand() *cobra.Command {
 	c.Flags().DurationVar(&o.Each, "each", 3*time.Second, "how long each row is measured")
 	c.Flags().StringVar(&o.Only, "only", "", "measure only rows whose names hold this text")
 	c.Flags().StringVar(&o.Profile, "profile", "", "write a CPU profile of the server to this file")
+	c.Flags().Int64Var(&o.Rows, "rows", 0, "also compare the hot account with so many usages in the tables and with few; 10000000 take minutes and 10 GB of disk")
 	o.Data = "/var/tmp" // on disk by convention, where /tmp may be memory
 	c.AddCommand(p.benchChildCommand("server"), p.benchChildCommand("noop"))
 	return c
@@ -60,12 +66,12 @@ func (p *program) benchChildCommand(role string) *cobra.Command {
 }
 
 func (p *program) benchRows(r bench.Result) error {
-	header := []string{"measured", "connections", "per second", "p50", "p99", "% of no-op", "% of pgbench", "RSS MB", "CPU/usage", "allocations/usage", "Postgres CPU/usage"}
+	header := []string{"measured", "connections", "per second", "p50", "p99", "% of no-op", "% of pgbench", "% of few rows", "RSS MB", "CPU/usage", "allocations/usage", "Postgres CPU/usage"}
 	lines := make([][]string, 0, len(r.Rows))
 	for _, row := range r.Rows {
 		lines = append(lines, []string{
 			row.Name, strconv.Itoa(row.Connections), strconv.FormatInt(row.PerSecond, 10), short(row.P50), short(row.P99),
-			unlessZero(row.OfNoop), unlessZero(row.OfPgbench), unlessZero(row.RSS >> 20), short(row.CPU), unlessZero(row.Allocations), short(row.Database),
+			unlessZero(row.OfNoop), unlessZero(row.OfPgbench), unlessZero(row.OfFew), unlessZero(row.RSS >> 20), short(row.CPU), unlessZero(row.Allocations), short(row.Database),
 		})
 	}
 	p.note("load average before %s, after %s", r.LoadBefore, r.LoadAfter)

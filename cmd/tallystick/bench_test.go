@@ -45,3 +45,18 @@ func TestBenchRefusesADirectoryThatCannotBe(t *testing.T) {
 		t.Errorf("bench in a directory that cannot be ended with %d: %q", code, stderr)
 	}
 }
+
+func TestBenchMeasuresVoidsBesideUsage(t *testing.T) {
+	t.Parallel()
+	code, stdout, stderr := cli(t, nil, "bench", "--each", "300ms", "--only", "voids beside", "--data", dataDir(t), "--output", "json")
+	if code != exitFine {
+		t.Fatalf("bench ended with %d: %s", code, stderr)
+	}
+	var result bench.Result
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
+		t.Fatalf("%v in %s", err, stdout)
+	}
+	if len(result.Rows) != 1 || result.Rows[0].PerSecond <= 0 || result.Rows[0].P99 < result.Rows[0].P50 || result.Rows[0].P50 <= 0 {
+		t.Errorf("the row makes no sense: %+v", result.Rows)
+	}
+}

@@ -93,8 +93,17 @@ func dataDir(t *testing.T) string {
 // up starts `tallystick up` over the directory and waits until it serves.
 func up(t *testing.T, dir string, settings ...string) *process {
 	t.Helper()
+	return upOf(t, thisProgram(), dir, settings...)
+}
+
+// thisProgram is the program that this test binary runs as.
+func thisProgram() string { return os.Args[0] }
+
+// upOf is up of a certain program.
+func upOf(t *testing.T, program, dir string, settings ...string) *process {
+	t.Helper()
 	p := &process{t: t, dir: dir, log: &tail{}}
-	p.cmd = exec.CommandContext(context.Background(), os.Args[0], "up", "--data", dir, "--listen", "127.0.0.1:0")
+	p.cmd = exec.CommandContext(context.Background(), program, "up", "--data", dir, "--listen", "127.0.0.1:0")
 	p.cmd.Env = environment(settings...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := p.cmd.StderrPipe()

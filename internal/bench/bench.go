@@ -34,7 +34,11 @@ type Options struct {
 	Each    time.Duration // how long each row is measured
 	Only    string        // part of the names of the rows to measure; "" measures all
 	Profile string        // file for a CPU profile of the server; "" writes none
+	Rows    int64         // usages in the tables for the rows that compare few with many; 0 leaves those out
 	Note    func(format string, args ...any)
+
+	// Progress shows how far long work is; nil shows nothing.
+	Progress func(what string, done, total int64)
 }
 
 // Row is one line of the result.
@@ -46,10 +50,11 @@ type Row struct {
 	P99         time.Duration `json:"p99_ns"`
 	OfNoop      int64         `json:"percent_of_noop,omitempty"`
 	OfPgbench   int64         `json:"percent_of_pgbench,omitempty"`
-	RSS         int64         `json:"rss_bytes,omitempty"`   // of the server, at its highest
-	CPU         time.Duration `json:"cpu_ns,omitempty"`      // of the server, for one usage
-	Allocations int64         `json:"allocations,omitempty"` // of the server, for one usage
-	Database    time.Duration `json:"database_ns,omitempty"` // CPU of Postgres, for one usage
+	OfFew       int64         `json:"percent_of_few_rows,omitempty"` // of the rate with few usages in the tables
+	RSS         int64         `json:"rss_bytes,omitempty"`           // of the server, at its highest
+	CPU         time.Duration `json:"cpu_ns,omitempty"`              // of the server, for one usage
+	Allocations int64         `json:"allocations,omitempty"`         // of the server, for one usage
+	Database    time.Duration `json:"database_ns,omitempty"`         // CPU of Postgres, for one usage
 }
 
 // Result is everything that was measured, and under which load of the machine.
@@ -96,6 +101,16 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 		}
 		if failure := b.measure(ctx, s); failure != nil {
 			err = errors.Join(err, fmt.Errorf("measure %s: %w", s.name, failure))
+		}
+	}
+	if strings.Contains(voidsRow, o.Only) {
+		if failure := b.measureVoids(ctx); failure != nil {
+			err = errors.Join(err, fmt.Errorf("measure %s: %w", voidsRow, failure))
+		}
+	}
+	if o.Rows > 0 {
+		if failure := b.measureRows(ctx); failure != nil {
+			err = errors.Join(err, fmt.Errorf("measure with many rows: %w", failure))
 		}
 	}
 	b.result.LoadAfter = loadAverage()
@@ -222,7 +237,7 @@ func (b *bench) observe(ctx context.Context, c *child, s scenario) (Row, error) 
 		row.CPU = (after.cpu - before.cpu) / time.Duration(m.usages)
 		row.Allocations = (after.mallocs - before.mallocs) / m.usages
 	}
-	if c == b.server && m.usages > 0 {
+	if c != b.noop && m.usages > 0 {
 		row.Database = database / time.Duration(m.usages)
 	}
 	return row, nil

@@ -27,6 +27,8 @@ type shape struct {
 	batch    int  // usages in one request
 	bound    bool // of a meter that is billed at Stripe
 	reserved bool // each usage is a reservation and its capture: two requests
+
+	scattered bool // ids come in no order, as those that programs draw
 }
 
 // generator sends usage as clients do: keep-alive connections, one request
@@ -149,12 +151,21 @@ func appendUsage(body []byte, s shape, n int64) []byte {
 		meter = "llm.bound_tokens"
 	}
 	body = append(body, `{"id":"bench-usage-`...)
+	if s.scattered {
+		body = fmt.Appendf(body, "%016x-", scatter(n))
+	}
 	body = strconv.AppendInt(body, n, 10)
 	body = append(body, `","account":"`...)
 	body = append(body, accountName(n%int64(s.accounts))...)
 	body = append(body, `","meter":"`+meter+`","quantity":"`...)
 	body = strconv.AppendInt(body, 1+n%1000, 10)
 	return append(body, `","dimensions":{"model":"large","region":"eu"}}`...)
+}
+
+// scatter gives numbers in a row places far from each other.
+func scatter(n int64) uint64 {
+	x := uint64(n) * 0x9e3779b97f4a7c15 //nolint:gosec // any bits do
+	return (x ^ x>>29) * 0xbf58476d1ce4e5b9
 }
 
 func accountName(n int64) string { return "bench-account-" + strconv.FormatInt(n, 10) }

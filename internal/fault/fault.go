@@ -30,6 +30,7 @@ const (
 	KindRateLimited              // slow down: 429
 	KindUnavailable              // outcome unknown or a dependency is away: 503
 	KindMethod                   // method not allowed: 405
+	KindPrecondition             // it changed since the caller read it: 412
 )
 
 // Field is one mistake in a request. Pointer is an RFC 6901 JSON pointer into

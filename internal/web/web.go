@@ -190,6 +190,7 @@ var statuses = map[fault.Kind]int{
 	fault.KindRateLimited:  http.StatusTooManyRequests,
 	fault.KindUnavailable:  http.StatusServiceUnavailable,
 	fault.KindMethod:       http.StatusMethodNotAllowed,
+	fault.KindPrecondition: http.StatusPreconditionFailed,
 }
 
 // Problem is err as the members of a problem document. What is not a fault is

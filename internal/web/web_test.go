@@ -150,7 +150,7 @@ func TestEveryKindOfFaultHasItsStatusAndForm(t *testing.T) {
 	for kind, status := range map[fault.Kind]int{
 		fault.KindInternal: 500, fault.KindInvalid: 400, fault.KindUnprocessed: 422, fault.KindUnauthorized: 401, fault.KindForbidden: 403,
 		fault.KindNotFound: 404, fault.KindConflict: 409, fault.KindExhausted: 402, fault.KindTooLarge: 413, fault.KindMediaType: 415,
-		fault.KindRateLimited: 429, fault.KindUnavailable: 503, fault.KindMethod: 405,
+		fault.KindRateLimited: 429, fault.KindUnavailable: 503, fault.KindMethod: 405, fault.KindPrecondition: 412,
 	} {
 		err := (&fault.Error{Kind: kind, Code: "the_code", Public: "do this", Fields: []fault.Field{{Pointer: "/a", Message: "b"}}}).WithExtra("available", "3")
 		s := serve(t, func(http.ResponseWriter, *http.Request) error { return fmt.Errorf("around: %w", err) })

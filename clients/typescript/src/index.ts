@@ -4,33 +4,24 @@
  * the same id and bytes again until the outcome is known, and errors that say what the server has said.
  */
 import { randomUUID } from 'node:crypto';
-import createFetchClient, { type Client } from 'openapi-fetch';
+import createFetchClient, { type Client as FetchClient } from 'openapi-fetch';
+import { doWork, type DoOptions, type Outcome, type Reservation, type Work } from './do.js';
+import { isTemporary, TallystickError } from './errors.js';
 import type { components, paths } from './schema.js';
 
 export type { components, paths };
 export type Schemas = components['schemas'];
+export { TallystickError } from './errors.js';
+export { NoActualError, notUsed, unknownOutcome, UnsettledError, usedBefore } from './do.js';
+export type { Actual, AlsoUsed, DoOptions, Outcome, Reservation, State, Unsettled, Work } from './do.js';
 
-/** A refusal by the server (`code`, stable: branch on it; nothing was changed), or, with the code `unreachable`, its silence. */
-export class TallystickError extends Error {
-  readonly status: number;
-  readonly code: string;
-  readonly requestId: string | undefined;
-  /** The whole problem document: `errors`, `available`, `held`, `state` … */
-  readonly problem: Partial<Schemas['Problem']> & Record<string, unknown>;
-
-  constructor(status: number, problem: Partial<Schemas['Problem']> & Record<string, unknown>, options?: ErrorOptions) {
-    super(problem.detail ?? `tallystick was expected, and something else answered ${status}`, options);
-    this.name = 'TallystickError';
-    this.status = status;
-    this.code = problem.code ?? '';
-    this.requestId = problem.request_id;
-    this.problem = problem;
-  }
-
-  /** Whether the outcome is unknown, or the server asked to wait: the same call with the same id finds out. */
-  get unavailable(): boolean {
-    return this.code === 'unreachable' || isTemporary(this.status);
-  }
+/** Calls of every path, and the short way around a model call. */
+export interface Client extends FetchClient<paths> {
+  /**
+   * Reserves, calls `work`, and settles. It rejects with the reservation's refusal (`insufficient_credits`, `unreachable` …;
+   * `work` was not called), with what `work` has thrown, as it is, or with an {@link UnsettledError}.
+   */
+  do<T = undefined>(reservation: Reservation, work: Work<T>, options?: DoOptions): Promise<Outcome<T>>;
 }
 
 export interface Options {
@@ -52,12 +43,8 @@ const waitMaxMs = 3_000;
 /** Paths whose writes carry an id in their body. What is done to one reservation has its id in the path. */
 const bodyHasId = [/^\/v1\/usage$/, /^\/v1\/reservations$/, /^\/v1\/accounts\/[^/]+\/(grants|adjustments)$/];
 
-/** The one write that is not sent again: each time makes another key. */
+/** A write that is not sent again: each time makes another key. Nor is one with `If-Match`, which may have made its own ETag stale. */
 const unrepeatable = /^\/v1\/keys$/;
-
-function isTemporary(status: number): boolean {
-  return status >= 500 || status === 429 || status === 408;
-}
 
 /** An id for a usage, a reservation or a grant. */
 export function newId(): string {
@@ -68,11 +55,12 @@ export function newId(): string {
  * Makes a client. `client.POST('/v1/usage', { body: … })` and so on give `{ data }`, or throw a {@link TallystickError}.
  * A write without an id gets one before it is sent; give your own where the same write may be made again after a crash.
  */
-export function createClient(options: Options): Client<paths> {
+export function createClient(options: Options): Client {
   const send = options.fetch ?? ((request: Request) => globalThis.fetch(request));
+  const patienceMs = options.patienceMs ?? 15_000;
   const client = createFetchClient<paths>({
     baseUrl: options.url.replace(/\/+$/, ''),
-    fetch: (request) => safely(request, send, options.patienceMs ?? 15_000, options.tryMs ?? 5_000),
+    fetch: (request) => safely(request, send, patienceMs, options.tryMs ?? 5_000),
   });
   client.use({
     async onRequest({ request }) {
@@ -88,7 +76,9 @@ export function createClient(options: Options): Client<paths> {
       throw new TallystickError(response.status, problemOf(text));
     },
   });
-  return client;
+  return Object.assign(client, {
+    do: <T>(reservation: Reservation, work: Work<T>, how?: DoOptions) => doWork(client, patienceMs, newId, reservation, work, how),
+  });
 }
 
 function problemOf(text: string): Record<string, unknown> {
@@ -103,7 +93,7 @@ function problemOf(text: string): Record<string, unknown> {
 /** Sends a request until its outcome is known or patience ends. */
 async function safely(request: Request, send: (request: Request) => Promise<Response>, patienceMs: number, tryMs: number): Promise<Response> {
   const body = request.body ? await request.text() : undefined;
-  const repeatable = !(request.method === 'POST' && unrepeatable.test(new URL(request.url).pathname));
+  const repeatable = !(request.method === 'POST' && unrepeatable.test(new URL(request.url).pathname)) && !request.headers.has('If-Match');
   const end = Date.now() + patienceMs;
   for (let wait = waitFirstMs; ; wait = Math.min(2 * wait, waitMaxMs)) {
     request.signal.throwIfAborted();

@@ -276,7 +276,8 @@ export interface paths {
         get: operations["getAccount"];
         /**
          * Make an account or replace what is said about it
-         * @description Scope admin. The balance is not touched.
+         * @description Scope admin. The balance is not touched. With If-Match, two who change it at once cannot undo each other's change
+         *     unseen: the second gets 412. Where the answer of such a call is lost, read the account: a repeat would be 412, too.
          */
         put: operations["putAccount"];
         post?: never;
@@ -404,7 +405,7 @@ export interface paths {
          * Make a meter or change it
          * @description Scope admin. Changed rates are a new version; usage recorded before keeps its own. The aggregation is for good (409
          *     `aggregation_fixed`). A meter that aggregates by max or last is measured, not charged: its rate is 0, it has no rates
-         *     by dimension, cannot be reserved (422 `meter_not_priced`) and cannot be bound to Stripe.
+         *     by dimension, cannot be reserved (422 `meter_not_priced`) and cannot be bound to Stripe. If-Match is as for accounts.
          */
         put: operations["putMeter"];
         post?: never;
@@ -927,6 +928,8 @@ export interface components {
             metadata: components["schemas"]["Texts"];
             balance: components["schemas"]["Balance"];
             grants?: components["schemas"]["OpenGrant"][];
+            /** @description for If-Match: changes with every PUT, not with the balance */
+            etag: string;
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
@@ -1111,6 +1114,8 @@ export interface components {
             rates: components["schemas"]["Rate"][];
             rate_version: number;
             stripe: components["schemas"]["StripeBinding"] | null;
+            /** @description for If-Match: changes with every PUT */
+            etag: string;
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
@@ -1529,6 +1534,15 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description precondition_failed: it was changed since it was read, or is not there; nothing was changed */
+        Stale: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description body_too_large */
         TooLarge: {
             headers: {
@@ -1591,11 +1605,15 @@ export interface components {
         Limit: number;
         /** @description next_cursor of the page before */
         Cursor: string;
+        /** @description changes it only while its ETag is this one, else 412 precondition_failed; * wants it to be there */
+        IfMatch: string;
         /** @description in place of the body's id */
         IdempotencyKey: string;
     };
     requestBodies: never;
     headers: {
+        /** @description what PUT has said last, for If-Match; the same as etag in the body */
+        ETag: string;
         /** @description "true" when this is the answer to an earlier request */
         Replayed: "true";
     };
@@ -2099,6 +2117,7 @@ export interface operations {
             /** @description the account */
             200: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2115,7 +2134,10 @@ export interface operations {
     putAccount: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description changes it only while its ETag is this one, else 412 precondition_failed; * wants it to be there */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
             path: {
                 account: components["parameters"]["Account"];
             };
@@ -2130,6 +2152,7 @@ export interface operations {
             /** @description replaced */
             200: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2139,6 +2162,7 @@ export interface operations {
             /** @description made */
             201: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2149,6 +2173,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
@@ -2354,6 +2379,7 @@ export interface operations {
             /** @description the meter */
             200: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2370,7 +2396,10 @@ export interface operations {
     putMeter: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description changes it only while its ETag is this one, else 412 precondition_failed; * wants it to be there */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
             path: {
                 meter: string;
             };
@@ -2385,6 +2414,7 @@ export interface operations {
             /** @description changed */
             200: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2394,6 +2424,7 @@ export interface operations {
             /** @description made */
             201: {
                 headers: {
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2404,6 +2435,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];

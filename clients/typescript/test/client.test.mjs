@@ -3,44 +3,8 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { after, test } from 'node:test';
-import { createClient, newId, TallystickError } from '../dist/index.js';
-
-const url = process.env.TALLYSTICK_URL;
-const key = process.env.TALLYSTICK_API_KEY;
-const usage = (quantity, more = {}) => ({ account: 'acme', meter: 'out', quantity, ...more });
-
-// through is a client whose tries meet what a plan says: 'cut' before, 'lost' after the server has answered, or an answer.
-function through(plan, options = {}) {
-  const ids = [];
-  const client = createClient({
-    url, key, ...options,
-    fetch: async (request) => {
-      const sent = await request.clone().text();
-      ids.push(sent ? JSON.parse(sent).id : undefined);
-      const step = plan.shift();
-      if (step === 'cut') throw new TypeError('fetch failed');
-      if (step instanceof Response) return step;
-      const answer = await fetch(request);
-      if (step === 'lost') throw new TypeError('terminated');
-      if (step === 'half') return new Response((await answer.text()).slice(0, 20), { status: answer.status, headers: answer.headers });
-      return answer;
-    },
-  });
-  return { client, ids, plan };
-}
-
-const wait = (status, seconds) => new Response('{"code": "overloaded", "detail": "wait"}', { status, headers: { 'Retry-After': seconds, 'Content-Type': 'application/problem+json' } });
-
-async function available(client) {
-  const { data } = await client.GET('/v1/accounts/{account}', { params: { path: { account: 'acme' } } });
-  return Number(data.balance.available);
-}
-
-async function refused(call) {
-  const error = await call.then(() => assert.fail('it had to be refused'), (e) => e);
-  assert.ok(error instanceof TallystickError, String(error));
-  return error;
-}
+import { createClient, newId } from '../dist/index.js';
+import { available, key, refused, through, url, usage, wait } from './helpers.mjs';
 
 test('usage is recorded and typed answers come back', async () => {
   const client = createClient({ url: url + '/', key });
@@ -140,4 +104,16 @@ test('a server that hangs is given up, by the client and by the caller', async (
   const start = Date.now();
   await assert.rejects(patient.GET('/v1/meters', { signal: AbortSignal.timeout(100) }), (e) => e.name === 'TimeoutError');
   assert.ok(Date.now() - start < 3000);
+});
+
+test('a change with If-Match is refused when stale, and not repeated in the dark', async () => {
+  const { client, ids } = through([undefined, 'lost']);
+  const params = { path: { account: 'careful' } };
+  const { data: before } = await client.PUT('/v1/accounts/{account}', { params, body: { name: 'before' } });
+  const changed = { params: { ...params, header: { 'If-Match': before.etag } }, body: { name: 'after' } };
+  assert.equal((await refused(client.PUT('/v1/accounts/{account}', changed))).code, 'unreachable');
+  assert.equal(ids.length, 2);
+  const stale = await refused(client.PUT('/v1/accounts/{account}', changed));
+  assert.equal(stale.status, 412);
+  assert.equal(stale.code, 'precondition_failed');
 });
