@@ -244,22 +244,3 @@ func (r transferRecord) transfer(ref Ref) Transfer {
 		Actor: r.Actor, Note: r.Note, PostedAt: r.PostedAt.UTC(), Hash: r.Hash,
 	}
 }
-
-// sqlAccountOfCustomer relies on stripe_customers_pkey.
-const sqlAccountOfCustomer = `SELECT part, account FROM stripe_customers WHERE customer = $1`
-
-// AccountOfCustomer gives the account that a Stripe customer is tied to, or ErrNoAccount.
-func AccountOfCustomer(ctx context.Context, tx *sqlx.Tx, customer string) (Ref, error) {
-	var r struct {
-		Part    int16  `db:"part"`
-		Account string `db:"account"`
-	}
-	err := tx.GetContext(ctx, &r, sqlAccountOfCustomer, customer)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Ref{}, ErrNoAccount
-	}
-	if err != nil {
-		return Ref{}, fmt.Errorf("find the account of customer %s: %w", customer, err)
-	}
-	return Ref{Part: r.Part, Account: r.Account}, nil
-}

@@ -10,18 +10,24 @@ import (
 	"tallystick/internal/web"
 )
 
-// StripeReader is what handlers read from Stripe.
+// StripeReader is what handlers and the sweep read from Stripe.
 type StripeReader interface {
 	Session(ctx context.Context, id string) (stripe.Session, error)
 	SessionOf(ctx context.Context, paymentIntent string) (s stripe.Session, ok bool, err error)
+	SessionOfInvoice(ctx context.Context, customer, invoice string) (s stripe.Session, ok bool, err error)
 	PaymentIntent(ctx context.Context, id string) (stripe.PaymentIntent, error)
+	Invoice(ctx context.Context, id string) (stripe.Invoice, error)
 	RefundsOf(ctx context.Context, paymentIntent string) ([]stripe.Refund, error)
+	DisputesOf(ctx context.Context, payment string) ([]stripe.Dispute, error)
+	CreditNotesOf(ctx context.Context, invoice string) ([]stripe.CreditNote, error)
 	Event(ctx context.Context, id string) (stripe.Event, error)
+	EventPages(ctx context.Context, types []string, from, to time.Time, each func([]stripe.Event) error) error
 }
 
 // Config is what a Webhooks needs.
 type Config struct {
 	DB                  *pg.DB
+	Inbox               *pg.DB // a pool of the receiver's own, so that no work of others keeps Stripe waiting; nil: DB
 	Now                 func() time.Time
 	Stripe              StripeReader
 	Logger              *slog.Logger
@@ -33,34 +39,26 @@ type Config struct {
 // Webhooks is the inbox and its worker.
 type Webhooks struct {
 	db       *pg.DB
+	inbox    *pg.DB
 	now      func() time.Time
 	stripe   StripeReader
 	logger   *slog.Logger
 	secrets  []string
 	livemode bool
 	perMajor int64
-	handlers map[string]handler
+	intake   *intake
+	circuit  circuit
 }
-
-// handler finds out which payment an event is about; "" for none of ours.
-type handler func(ctx context.Context, object []byte) (payment string, err error)
 
 // New makes a Webhooks; its steps are driven by the caller.
 func New(c Config) *Webhooks {
 	h := &Webhooks{
-		db: c.DB, now: c.Now, stripe: c.Stripe, logger: c.Logger, secrets: c.Secrets, livemode: c.Livemode, perMajor: c.CreditsPerMajorUnit,
+		db: c.DB, inbox: c.Inbox, now: c.Now, stripe: c.Stripe, logger: c.Logger, secrets: c.Secrets, livemode: c.Livemode, perMajor: c.CreditsPerMajorUnit,
 	}
-	h.handlers = map[string]handler{
-		"checkout.session.completed":               sessionPayment,
-		"checkout.session.async_payment_succeeded": sessionPayment,
-		"checkout.session.async_payment_failed":    sessionPayment,
-		"payment_intent.succeeded":                 intentPayment,
-		"charge.refunded":                          refundPayment,
-		"charge.refund.updated":                    refundPayment,
-		"refund.created":                           refundPayment,
-		"refund.updated":                           refundPayment,
-		"refund.failed":                            refundPayment,
+	if h.inbox == nil {
+		h.inbox = c.DB
 	}
+	h.intake = &intake{h: h}
 	return h
 }
 
