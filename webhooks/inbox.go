@@ -176,7 +176,7 @@ const sqlList = `
 var eventStates = []string{"pending", "done", "ignored", "flagged", "failed"}
 
 func (h *Webhooks) handleList(w http.ResponseWriter, r *http.Request) error {
-	after := position{CreatedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
+	after := farthest()
 	limit, err := web.Page(r, &after)
 	if err != nil {
 		return err

@@ -160,10 +160,12 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 		body   string
 		change func(*stripe.Session, *stripe.PaymentIntent)
 	}{
-		"processing":             {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "processing" }},
-		"canceled":               {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "canceled" }},
-		"authorized only":        {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "requires_capture" }},
-		"an invoice's":           {paid("evt_1", "pi_1"), func(s *stripe.Session, pi *stripe.PaymentIntent) { s.PaymentIntent, pi.Invoice, pi.Metadata = "pi_2", "in_1", nil }},
+		"processing":      {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "processing" }},
+		"canceled":        {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "canceled" }},
+		"authorized only": {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "requires_capture" }},
+		"an invoice's": {paid("evt_1", "pi_1"), func(s *stripe.Session, pi *stripe.PaymentIntent) {
+			s.PaymentIntent, pi.Invoice, pi.Metadata = "pi_2", "in_1", nil
+		}},
 		"a subscription's":       {paid("evt_1", "pi_1"), func(s *stripe.Session, _ *stripe.PaymentIntent) { s.Mode = "subscription" }},
 		"a session still open":   {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Status = "", "open" }},
 		"a session not paid":     {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.PaymentStatus = "", "unpaid" }},

@@ -31,9 +31,10 @@ type Config struct {
 	Now                 func() time.Time
 	Stripe              StripeReader
 	Logger              *slog.Logger
-	Secrets             []string // none: every delivery is refused
-	Livemode            bool     // the mode of the API key; events of the other are kept and not applied
-	CreditsPerMajorUnit int64    // whole credits per major unit of money; 0: none
+	Secrets             []string                         // none: every delivery is refused
+	Livemode            bool                             // the mode of the API key; events of the other are kept and not applied
+	Actor               func(ctx context.Context) string // who makes a request, for the journal
+	CreditsPerMajorUnit int64                            // whole credits per major unit of money; 0: none
 }
 
 // Webhooks is the inbox and its worker.
@@ -46,6 +47,7 @@ type Webhooks struct {
 	secrets  []string
 	livemode bool
 	perMajor int64
+	actor    func(ctx context.Context) string
 	intake   *intake
 	circuit  circuit
 }
@@ -53,7 +55,7 @@ type Webhooks struct {
 // New makes a Webhooks; its steps are driven by the caller.
 func New(c Config) *Webhooks {
 	h := &Webhooks{
-		db: c.DB, inbox: c.Inbox, now: c.Now, stripe: c.Stripe, logger: c.Logger, secrets: c.Secrets, livemode: c.Livemode, perMajor: c.CreditsPerMajorUnit,
+		db: c.DB, inbox: c.Inbox, now: c.Now, stripe: c.Stripe, logger: c.Logger, secrets: c.Secrets, livemode: c.Livemode, perMajor: c.CreditsPerMajorUnit, actor: c.Actor,
 	}
 	if h.inbox == nil {
 		h.inbox = c.DB
@@ -68,5 +70,8 @@ func (h *Webhooks) Routes() []web.Route {
 		{Method: "POST", Pattern: "/webhooks/stripe", Handler: h.handleReceive},
 		{Method: "GET", Pattern: "/v1/stripe/events", Scope: "read", Handler: h.handleList},
 		{Method: "POST", Pattern: "/v1/stripe/events/{id}/replay", Scope: "admin", Handler: h.handleReplay},
+		{Method: "POST", Pattern: "/v1/stripe/backfill", Scope: "admin", Handler: h.handleBackfill},
+		{Method: "GET", Pattern: "/v1/stripe/payments", Scope: "read", Handler: h.handlePayments},
+		{Method: "POST", Pattern: "/v1/stripe/payments/{id}/apply", Scope: "admin", Handler: h.handleApply},
 	}
 }

@@ -320,9 +320,12 @@ func allIDs(matters []*matter) pq.StringArray {
 	return ids
 }
 
-// conclude keeps what failed with its events. It is no error of the worker's: one bad
-// event stops no other.
+// conclude keeps what failed with its events. It is no error of the worker's: one
+// bad event stops no other.
 func (h *Webhooks) conclude(ctx context.Context, matters []*matter) error {
+	var ids, states, reasons pg.Texts
+	var attempts pg.Bigints
+	var times pg.Times
 	for _, m := range matters {
 		cause := cmp.Or(m.ask, m.err)
 		for _, e := range m.events {
@@ -331,23 +334,31 @@ func (h *Webhooks) conclude(ctx context.Context, matters []*matter) error {
 				continue
 			}
 			h.logger.Warn("an event could not be applied; it is tried again", slog.String("event", e.ID), slog.String("type", e.Type), slog.String("error", cause.Error()))
-			if err := h.fail(ctx, e, cause); err != nil {
-				return err
-			}
+			state, tries, next := h.again(e, cause)
+			ids, states, reasons = append(ids, e.ID), append(states, state), append(reasons, fault.Text(cause.Error()))
+			attempts, times = append(attempts, int64(tries)), append(times, next)
 		}
 	}
-	return nil
+	if len(ids) == 0 {
+		return nil
+	}
+	return h.db.InTx(ctx, func(tx *sqlx.Tx) error {
+		_, err := tx.ExecContext(ctx, sqlFail, ids, states, attempts, times, reasons)
+		return err
+	})
 }
 
 // sqlFail relies on stripe_events_pkey.
 const sqlFail = `
-	UPDATE stripe_events SET state = $2, attempts = $3, next_try_at = $4, error = $5 WHERE event_id = $1 AND state = 'pending'`
+	UPDATE stripe_events e SET state = f.state, attempts = f.attempts, next_try_at = f.next_try_at, error = f.error
+	FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[]) AS f (event_id, state, attempts, next_try_at, error)
+	WHERE e.event_id = f.event_id AND e.state = 'pending'`
 
-// fail keeps the failure with the event. While a dependency is away the tries are
-// not counted: an outage must not use them up. The longer it lasts, the longer an
-// event waits for its next try.
-func (h *Webhooks) fail(ctx context.Context, e eventRow, cause error) error {
-	state, attempts, now := "pending", e.Attempts, h.now()
+// again says when an event that failed is tried next. While a dependency is away
+// the tries are not counted: an outage must not use them up. The longer it lasts,
+// the longer an event waits.
+func (h *Webhooks) again(e eventRow, cause error) (state string, attempts int, next time.Time) {
+	attempts, now := e.Attempts, h.now()
 	var wait time.Duration
 	switch {
 	case errors.Is(cause, errOvertaken):
@@ -359,10 +370,7 @@ func (h *Webhooks) fail(ctx context.Context, e eventRow, cause error) error {
 		wait = min(retryFirst<<min(attempts-1, 20), retryMost)
 	}
 	if attempts >= attemptsMax {
-		state = "failed"
+		return "failed", attempts, now.Add(wait)
 	}
-	return h.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlFail, e.ID, state, attempts, now.Add(wait), fault.Text(cause.Error()))
-		return err
-	})
+	return "pending", attempts, now.Add(wait)
 }
