@@ -94,8 +94,8 @@ func TestWhatIsNotPaidIsNotApplied(t *testing.T) {
 		t.Errorf("it was answered %d", status)
 	}
 	d.has("acme", "0")
-	_, real := beside(t)
-	if status := real.call(http.MethodPost, "/v1/stripe/payments/pi_nowhere/apply", `{}`, nil); status != http.StatusNotFound {
+	_, d2 := beside(t)
+	if status := d2.call(http.MethodPost, "/v1/stripe/payments/pi_nowhere/apply", `{}`, nil); status != http.StatusNotFound {
 		t.Errorf("a payment that Stripe does not have was answered %d", status)
 	}
 }
