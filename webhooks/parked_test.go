@@ -137,3 +137,24 @@ func TestACardThatIsRefusedCostsNoReading(t *testing.T) {
 		t.Errorf("it was read %d times; the events are %+v", d.reads["pi_1"], d.rows())
 	}
 }
+
+// TestSettleRepairsOnePayment has lost all events of a purchase and its refund.
+func TestSettleRepairsOnePayment(t *testing.T) {
+	t.Parallel()
+	d := opened(t)
+	d.pays("pi_1")
+	d.pays("pi_2", func(pi *stripe.PaymentIntent) { pi.Status = "processing" })
+	d.refund("pi_1", "re_1", "succeeded", 250)
+	for range 2 {
+		if found, err := d.Settle(t.Context(), "pi_1", "operator:repair"); err != nil || !found {
+			t.Errorf("settled: %t, %v", found, err)
+		}
+		d.has("acme", "75")
+	}
+	if found, err := d.Settle(t.Context(), "pi_2", "operator:repair"); err != nil || found {
+		t.Errorf("what is not paid is settled: %t, %v", found, err)
+	}
+	if n := d.count("SELECT count(*) FROM transfers WHERE actor = 'operator:repair'"); n != 2 {
+		t.Errorf("the repair made %d transfers, want 2", n)
+	}
+}
