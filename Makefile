@@ -15,9 +15,10 @@ SEEDS         ?= 200
 STEPS         ?= 10000000
 SPENDS        ?= 1000000
 FUZZ          ?= 30s
+DELIVERIES    ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention upgrade fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade storm fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,10 @@ contention: ## let processes race for the last credits with SPENDS=1000000 opera
 upgrade: ## let the version FROM=commit and this one serve one database under load while it migrates
 	@scripts/need postgres
 	scripts/upgrade $(or $(FROM),$$(git rev-list -1 HEAD -- migrations)^)
+
+storm: ## let Stripe's webhooks arrive DELIVERIES=1000000 times, in disorder, badly signed or not at all
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=4h -run TestStorm -v ./webhooks -deliveries $(DELIVERIES)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres

@@ -611,6 +611,67 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/stripe/backfill": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * List Stripe's events of a window into the inbox
+         * @description Scope admin. Stripe lists events for 30 days. What is in the inbox already is left as it is; dry_run stores nothing.
+         */
+        post: operations["backfillEvents"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stripe/payments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Payments that buy credits, newest first
+         * @description Scope read. parked are those that nobody got the credits of, review those that failed after their credits were granted.
+         */
+        get: operations["listPayments"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stripe/payments/{id}/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read a payment from Stripe and settle it
+         * @description Scope admin. An empty object settles it by what Stripe says. account and credits say it better, with a reason that
+         *     goes into the journal; they are refused for a payment whose credits were granted. Done again, it changes nothing.
+         */
+        post: operations["applyPayment"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/deliveries": {
         parameters: {
             query?: never;
@@ -927,6 +988,8 @@ export interface components {
             low: boolean;
             metadata: components["schemas"]["Texts"];
             balance: components["schemas"]["Balance"];
+            /** @description disputes of its payments that Stripe has not decided yet, inquiries among them */
+            open_disputes: number;
             grants?: components["schemas"]["OpenGrant"][];
             /** @description for If-Match: changes with every PUT, not with the balance */
             etag: string;
@@ -1328,6 +1391,62 @@ export interface components {
             done_at: string | null;
             payload?: Record<string, never>;
         };
+        StripePayment: {
+            /** @description the payment intent, else the checkout session, else the invoice */
+            id: string;
+            session: string;
+            customer: string;
+            account: string | null;
+            grant: string | null;
+            credits: components["schemas"]["Decimal"];
+            /** @description minor units of currency */
+            money: number;
+            currency: string;
+            livemode: boolean;
+            /** @enum {string} */
+            state: "granted" | "parked";
+            /** @description why it is parked */
+            reason: string;
+            /** @description why somebody must look at it: it has failed after its credits were granted */
+            review: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        PaymentApplyRequest: {
+            account?: string;
+            credits?: components["schemas"]["Decimal"];
+            /** @description needed with account or credits */
+            reason?: string;
+        };
+        BackfillRequest: {
+            /** Format: date-time */
+            from: string;
+            /**
+             * Format: date-time
+             * @description at most 31 days after from
+             */
+            to: string;
+            dry_run?: boolean;
+        };
+        Backfill: {
+            /** Format: date-time */
+            from: string;
+            /** Format: date-time */
+            to: string;
+            dry_run: boolean;
+            listed: number;
+            missing: number;
+            /** @description the first hundred that were missing */
+            events: components["schemas"]["MissingEvent"][];
+        };
+        MissingEvent: {
+            id: string;
+            type: string;
+            /** Format: date-time */
+            created_at: string;
+        };
         /** @description a negative quantity corrects usage that was voided after it was sent; usages then counts the voids, negative */
         Delivery: {
             id: string;
@@ -1466,6 +1585,10 @@ export interface components {
             data: components["schemas"]["StripeEvent"][];
             next_cursor: string | null;
         };
+        StripePaymentList: {
+            data: components["schemas"]["StripePayment"][];
+            next_cursor: string | null;
+        };
         DeliveryList: {
             data: components["schemas"]["Delivery"][];
             next_cursor: string | null;
@@ -1516,7 +1639,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found, token_not_found */
+        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, payment_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found, token_not_found */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -1525,7 +1648,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -2813,6 +2936,105 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    backfillEvents: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BackfillRequest"];
+            };
+        };
+        responses: {
+            /** @description what was missing */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Backfill"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listPayments: {
+        parameters: {
+            query?: {
+                state?: "granted" | "parked" | "review";
+                id?: string;
+                limit?: components["parameters"]["Limit"];
+                /** @description next_cursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description a page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StripePaymentList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    applyPayment: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PaymentApplyRequest"];
+            };
+        };
+        responses: {
+            /** @description the payment; where it is still parked, with the reason */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StripePayment"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
