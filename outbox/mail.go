@@ -71,9 +71,9 @@ const sqlLeaseMails = `
 
 // MailStep sends the mails that are due. It may run in several processes.
 func (o *Outbox) MailStep(ctx context.Context) (more bool, err error) {
-	now := o.now()
+	now := o.Now()
 	var claimed []mailRow
-	err = o.db.InTx(ctx, func(tx *sqlx.Tx) error {
+	err = o.DB.InTx(ctx, func(tx *sqlx.Tx) error {
 		claimed = nil
 		if err := tx.SelectContext(ctx, &claimed, sqlClaimMails, now, mailClaimMax); err != nil || len(claimed) == 0 {
 			return err
@@ -106,21 +106,21 @@ func (o *Outbox) sendMail(ctx context.Context, row mailRow) error {
 	if err := json.Unmarshal([]byte(row.Attachments), &m.Attachments); err != nil {
 		return fmt.Errorf("read the attachments of mail %s: %w", row.ID, err)
 	}
-	sent := o.mail.Send(ctx, m)
+	sent := o.Mail.Send(ctx, m)
 	state, reason, wait := "delivered", "", time.Duration(0)
 	var permanent *mail.PermanentError
 	switch {
 	case errors.As(sent, &permanent):
 		state, reason = "rejected", sent.Error()
-		o.logger.Error("a mail was refused for good", slog.String("mail", row.ID), slog.String("reason", reason))
+		o.Logger.Error("a mail was refused for good", slog.String("mail", row.ID), slog.String("reason", reason))
 	case sent != nil:
 		state, reason, wait = "ambiguous", sent.Error(), backoff(row.Attempts+1, mailRetryFirst, mailRetryMost)
-		o.logger.Warn("a mail was not taken; it is sent again", slog.String("mail", row.ID), slog.Duration("in", wait), slog.String("reason", reason))
+		o.Logger.Warn("a mail was not taken; it is sent again", slog.String("mail", row.ID), slog.Duration("in", wait), slog.String("reason", reason))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
-	now := o.now()
-	return o.db.InTx(ctx, func(tx *sqlx.Tx) error {
+	now := o.Now()
+	return o.DB.InTx(ctx, func(tx *sqlx.Tx) error {
 		_, err := tx.ExecContext(ctx, sqlMarkMail, row.ID, state, now.Add(wait), now, fault.Text(reason))
 		return err
 	})

@@ -142,6 +142,7 @@ func TestACorrectionWaitsForWhatItCorrects(t *testing.T) {
 	d.stage("acme", "call", 1, 0) // covers it, to the last
 	d.pass(time.Hour)
 	d.step()
+	d.pass(15 * time.Minute)
 	d.step()
 	d.want("0 7/1 rejected; 1 -7/-1 delivered; 2 6/1 delivered; 3 1/1 delivered; ")
 }
@@ -175,6 +176,7 @@ func TestACorrectionOfWhatIsUnknownForGoodIsSent(t *testing.T) {
 	d.takeBack("acme", "call", 7, 0, 0)
 	d.pass(24 * time.Hour)
 	d.step()
+	d.pass(15 * time.Minute)
 	d.step()
 	d.want("0 7/1 needs_review; 1 -7/-1 delivered; ")
 }
