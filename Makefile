@@ -14,10 +14,11 @@ BENCH_FLAGS   ?= --each 3s
 SEEDS         ?= 200
 STEPS         ?= 10000000
 SPENDS        ?= 1000000
+OUTAGES       ?= 20
 FUZZ          ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention outages fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +73,10 @@ contention: ## let processes race for the last credits with SPENDS=1000000 opera
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./ledger -spends $(SPENDS)
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $$(( $(SPENDS) / 5 ))
+
+outages: ## play OUTAGES=20 random campaigns of outages, faults and crashes between us and Stripe
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=8h -run TestD08 -v ./internal/app -outages $(OUTAGES)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres

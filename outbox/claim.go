@@ -80,7 +80,7 @@ const sqlClaim = `
 		CASE WHEN d.customer <> '' THEN d.customer ELSE coalesce((SELECT c.customer FROM stripe_customers c
 			WHERE c.part = d.part AND c.account = d.account ORDER BY c.position LIMIT 1), '') END AS customer,
 		d.quantity >= 0 OR d.quantity + (SELECT coalesce(sum(e.quantity), 0) FROM deliveries e
-			WHERE e.part = d.part AND e.account = d.account AND e.meter = d.meter AND e.bucket = d.bucket AND e.sequence <> d.sequence
+			WHERE e.part = d.part AND e.account = d.account AND e.meter = d.meter AND e.bucket = d.bucket AND e.sequence <> d.sequence AND e.replaced_by = ''
 			AND (e.state IN ('delivered', 'needs_review') OR (e.quantity < 0 AND (e.state IN ('sending', 'ambiguous') OR e.sequence < d.sequence)))) >= 0 AS covered
 	FROM (
 		SELECT part, account, meter, bucket, sequence, min(rank) AS rank, min(at) AS at

@@ -238,3 +238,24 @@ func TestD10ARefusedKeyIsMailedOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestACorrectionThatWasReplacedCountsOnce lets another correction of the bucket go.
+func TestACorrectionThatWasReplacedCountsOnce(t *testing.T) {
+	t.Parallel()
+	d := opened(t, "acme")
+	d.stage("acme", "call", 7, 0)
+	d.pass(2 * minute)
+	d.step()
+	d.answers(outbox.Result{Reason: "timeout"})
+	d.takeBack("acme", "call", 4, 0, 0)
+	d.step()
+	d.pass(23 * time.Hour)
+	d.step()
+	d.answers(outbox.Result{Outcome: outbox.OutcomeDelivered})
+	d.counts(7)
+	d.settles()
+	d.step()
+	d.takeBack("acme", "call", 3, 0, 0)
+	d.step()
+	d.want("0 7/1 delivered; 1 -4/-1 rejected; 2 -4/0 delivered; 3 -3/-1 delivered; ")
+}
