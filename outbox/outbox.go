@@ -115,7 +115,7 @@ type Config struct {
 	Bucket    time.Duration // usage is summed over this span; default one minute
 	Settle    time.Duration // how long after its end a bucket stays open
 	Rate      int           // most calls a second to Stripe, meter events left out; default 80
-	MeterRate int           // most meter events a second; default 900
+	MeterRate int           // most meter events a second; default 940
 	Sends     int           // most calls at once in one step; default 64
 	AlertTo   []string      // who is mailed when Stripe refuses the key
 	Domain    string        // of the Message-IDs of those mails
@@ -138,7 +138,7 @@ func New(c Config) *Outbox {
 	if c.Bucket == 0 {
 		c.Bucket = time.Minute
 	}
-	c.Rate, c.MeterRate, c.Sends = cmp.Or(c.Rate, 80), cmp.Or(c.MeterRate, 900), cmp.Or(c.Sends, 64)
+	c.Rate, c.MeterRate, c.Sends = cmp.Or(c.Rate, 80), cmp.Or(c.MeterRate, 940), cmp.Or(c.Sends, 64)
 	// Stripe counts by the second: what the bursts allow on top must fit, too.
 	return &Outbox{
 		Config: c, looked: map[string]time.Time{},
