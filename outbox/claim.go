@@ -13,13 +13,13 @@ import (
 
 // Bounds of what a step takes.
 const (
-	claimMax     = 500              // deliveries taken at once
-	lookMax      = 8 * claimMax     // due deliveries looked at for them
-	lease        = 2 * time.Minute  // how long they are ours
-	ambiguousAge = 23 * time.Hour   // Stripe remembers identifiers and keys for 24 hours
-	waitLeast    = time.Minute      // until what lacks a binding, a customer or an item is looked at again,
-	waitMost     = time.Hour        // and how much longer when it has been waiting for long
-	coverLeast   = 5 * time.Second  // the same of a correction, until what it takes back is there
+	claimMax     = 500             // deliveries taken at once
+	lookMax      = 8 * claimMax    // due deliveries looked at for them
+	lease        = 2 * time.Minute // how long they are ours
+	ambiguousAge = 23 * time.Hour  // Stripe remembers identifiers and keys for 24 hours
+	waitLeast    = time.Minute     // until what lacks a binding, a customer or an item is looked at again,
+	waitMost     = time.Hour       // and how much longer when it has been waiting for long
+	coverLeast   = 5 * time.Second // the same of a correction, until what it takes back is there
 	coverMost    = 15 * time.Minute
 	flushLead    = 30 * time.Second // before a period ends, its buckets are closed early
 )

@@ -327,7 +327,9 @@ func TestUsageOfAPeriodThatIsOverIsTriedInItsGraceAndThenShown(t *testing.T) {
 	d, _, items := recorded(t, "acme")
 	(*items)[0].PeriodEnd = start.Add(time.Hour)
 	d.stage("acme", "seat", 1, 0)
-	d.record = func(outbox.UsageRecord) outbox.Result { return outbox.Result{Outcome: outbox.OutcomeRejected, Reason: "timestamp"} }
+	d.record = func(outbox.UsageRecord) outbox.Result {
+		return outbox.Result{Outcome: outbox.OutcomeRejected, Reason: "timestamp"}
+	}
 	(*items)[0].PeriodStart, (*items)[0].PeriodEnd = start.Add(90*time.Second), start.Add(24*time.Hour)
 	d.pass(2 * minute)
 	d.step()
@@ -412,7 +414,9 @@ func TestItemsThatCannotBeReadAreNotAskedForWithoutEnd(t *testing.T) {
 func TestARefusalThatIsNotOfTheItemIsFinal(t *testing.T) {
 	t.Parallel()
 	d, _, _ := recorded(t, "acme")
-	d.record = func(outbox.UsageRecord) outbox.Result { return outbox.Result{Outcome: outbox.OutcomeRejected, Reason: "no"} }
+	d.record = func(outbox.UsageRecord) outbox.Result {
+		return outbox.Result{Outcome: outbox.OutcomeRejected, Reason: "no"}
+	}
 	d.stage("acme", "seat", 1, 0)
 	d.pass(2 * minute)
 	d.step()

@@ -196,7 +196,9 @@ func TestD05WhatStripeLacksAndIsTooOldIsShown(t *testing.T) {
 func TestAStripeThatDoesNotTellIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	d := unknown(t)
-	d.counted = func(string, string, time.Time, time.Time) (credit.Quantity, error) { return 0, errors.New("stripe is away") }
+	d.counted = func(string, string, time.Time, time.Time) (credit.Quantity, error) {
+		return 0, errors.New("stripe is away")
+	}
 	d.settles()
 	d.state("needs_review")
 	d.counts(7)
