@@ -87,7 +87,11 @@ func (p *program) deliveriesRetryCommand() *cobra.Command {
 				return err
 			}
 			return p.rows([]string{"", d.ID}, [][]string{
-				{"account", d.Account}, {"meter", d.Meter}, {"bucket", d.Bucket.Format(time.RFC3339)}, {"quantity", string(d.Quantity)}, {"state", d.State},
+				{"account", d.Account},
+				{"meter", d.Meter},
+				{"bucket", d.Bucket.Format(time.RFC3339)},
+				{"quantity", string(d.Quantity)},
+				{"state", d.State},
 				{"tries", strconv.Itoa(d.Attempts)},
 			}, raw, d)
 		},
