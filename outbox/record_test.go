@@ -134,14 +134,14 @@ func TestTheRemainderIsCarried(t *testing.T) {
 	t.Parallel()
 	d, stripe, _ := recorded(t, "acme")
 	pgtest.Exec(t, d.own, "UPDATE meters SET stripe_whole = true WHERE meter = 'call'")
-	want, events := []int64{0, 1, 1, 3, 3}, int64(0)
+	want := []int64{0, 1, 1, 3, 3}
 	for i, millionths := range []int64{400_000, 700_000, 800_000, 1_100_000, 999_999} {
 		at := time.Duration(i) * minute
 		d.stageMillionths("acme", "seat", millionths, at)
 		d.stageMillionths("acme", "call", millionths, at)
 		d.pass(2 * minute)
 		d.step()
-		events = 0
+		events := int64(0)
 		for _, e := range d.sent() {
 			events += int64(e.Value)
 		}

@@ -77,11 +77,10 @@ type campaign struct {
 
 	crash atomic.Int64 // the process dies at the call that takes it to zero
 	after atomic.Bool  // and once that has been made
-	died  int
 	lives map[string]int
 }
 
-// sqlMeters is what the campaign's meters are.
+// campaignMeters are one meter of each kind.
 const campaignMeters = `INSERT INTO meters (meter, unit, aggregation, stripe_event_name, stripe_price, stripe_whole, stripe_bound_at, rate_version, created_at, updated_at)
 	VALUES ('call', '', 'sum', 'calls', NULL, false, $1, 1, $1, $1), ('whole', '', 'sum', 'wholes', NULL, true, $1, 1, $1, $1), ('seat', '', 'sum', NULL, $2, false, $1, 1, $1, $1)`
 
@@ -172,7 +171,7 @@ func (c *campaign) observe(q stripesim.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := ""
+	var key string
 	switch {
 	case q.Path == "/v1/billing/meter_events":
 		key = strings.TrimSuffix(q.Form.Get("event_name"), "s") + " " + c.of[q.Form.Get("payload[stripe_customer_id]")]
@@ -198,6 +197,7 @@ func (c *campaign) observe(q stripesim.Request) {
 }
 
 func number(t *testing.T, text string) *big.Rat {
+	t.Helper()
 	n, ok := new(big.Rat).SetString(text)
 	if !ok {
 		t.Errorf("%q is no number", text)
