@@ -14,11 +14,12 @@ BENCH_FLAGS   ?= --each 3s --rows 10000000
 SEEDS         ?= 200
 STEPS         ?= 10000000
 SPENDS        ?= 1000000
+OUTAGES       ?= 20
 FUZZ          ?= 30s
 DELIVERIES    ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention upgrade storm fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +86,10 @@ upgrade: ## let the version FROM=commit and this one serve one database under lo
 storm: ## let Stripe's webhooks arrive DELIVERIES=1000000 times, in disorder, badly signed or not at all
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=4h -run TestStorm -v ./webhooks -deliveries $(DELIVERIES)
+
+outages: ## play OUTAGES=20 random campaigns of outages, faults and crashes between us and Stripe
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=8h -run TestD08 -v ./internal/app -outages $(OUTAGES)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres

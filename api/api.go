@@ -161,6 +161,7 @@ type StripeBinding struct {
 	Kind      string `json:"kind"`
 	EventName string `json:"event_name,omitempty"`
 	Price     string `json:"price,omitempty"`
+	Whole     bool   `json:"whole,omitempty"`
 }
 
 // MeterRequest is the body of PUT /v1/meters/{meter}.

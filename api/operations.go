@@ -39,6 +39,13 @@ type Delivery struct {
 	NextTryAt   time.Time  `json:"next_try_at"`
 	FirstSentAt *time.Time `json:"first_sent_at"`
 	DeliveredAt *time.Time `json:"delivered_at"`
+
+	Backend          string     `json:"backend"`
+	Price            string     `json:"price"`
+	SubscriptionItem string     `json:"subscription_item"`
+	SentValue        *Decimal   `json:"sent_value"`
+	SentAt           *time.Time `json:"sent_at"`
+	ReplacedBy       string     `json:"replaced_by"`
 }
 
 // RunRequest is the body of POST /v1/reconcile/runs; all of it may be left out.

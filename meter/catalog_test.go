@@ -39,7 +39,13 @@ func TestMeterRefusals(t *testing.T) {
 		{"/v1/meters/m", `{"credits_per_unit": 1, "rates": [{"match": {}, "credits_per_unit": 1}]}`, "/rates/0/match"},
 		{"/v1/meters/m", `{"credits_per_unit": 1, "rates": [{"match": {"a": "b"}}]}`, "/rates/0/credits_per_unit"},
 		{"/v1/meters/m", `{"credits_per_unit": 1, "rates": [{"match": {"a": "b"}, "credits_per_unit": -1}]}`, "/rates/0/credits_per_unit"},
-		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price_1"}}`, "/stripe/kind"},
+		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "license", "price": "price_1"}}`, "/stripe/kind"},
+		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": ""}}`, "/stripe/price"},
+		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price 1"}}`, "/stripe/price"},
+		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price_1", "event_name": "calls"}}`, "/stripe/event_name"},
+		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price_1", "whole": true}}`, "/stripe/whole"},
+		{"/v1/meters/m", `{"credits_per_unit": 0, "aggregation": "max", "stripe": {"kind": "usage_record", "price": "price_1"}}`, "/aggregation"},
+		{"/v1/meters/m", `{"credits_per_unit": 0, "aggregation": "last", "stripe": {"kind": "usage_record", "price": "price_1"}}`, "/aggregation"},
 		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "meter"}}`, "/stripe/event_name"},
 		{"/v1/meters/m", `{"credits_per_unit": 1, "stripe": {"kind": "meter", "event_name": "` + strings.Repeat("e", 101) + `"}}`, "/stripe/event_name"},
 		{"/v1/meters/m", `{"credits_per_unit": 1, "aggregation": "max", "stripe": {"kind": "meter", "event_name": "e"}}`, "/aggregation"},
@@ -190,5 +196,39 @@ func TestARevokedKeyIsRefusedEverywhere(t *testing.T) {
 	c.want(404, http.MethodDelete, "/v1/keys/nothing", "")
 	if a := c.want(200, http.MethodGet, "/v1/keys", ""); strings.Contains(a.body, "tsk_") || !strings.Contains(a.body, `"revoked_at":"2026`) {
 		t.Errorf("the list shows a secret, or not that the key is revoked: %s", a.body)
+	}
+}
+
+// TestAPriceIsBoundToOneMeter refuses a second meter at a price, whose totals would
+// overwrite the first one's, until the first lets go of it.
+func TestAPriceIsBoundToOneMeter(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 0)
+	const bound = `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price_1"}}`
+	for _, status := range []int{201, 200} {
+		if a := c.want(status, http.MethodPut, "/v1/meters/first", bound); !strings.Contains(a.body, `"stripe":{"kind":"usage_record","price":"price_1"}`) {
+			t.Errorf("the meter is answered %s", a.body)
+		}
+	}
+	if a := c.want(409, http.MethodPut, "/v1/meters/second", bound); a.code != "price_bound" || !strings.Contains(a.body, "first") {
+		t.Errorf("the second was answered %s", a.body)
+	}
+	c.want(200, http.MethodPut, "/v1/meters/first", `{"credits_per_unit": 1, "stripe": {"kind": "meter", "event_name": "calls", "whole": true}}`)
+	if a := c.want(200, http.MethodGet, "/v1/meters", ""); !strings.Contains(a.body, `"stripe":{"kind":"meter","event_name":"calls","whole":true}`) {
+		t.Errorf("meters are %s", a.body)
+	}
+	c.want(201, http.MethodPut, "/v1/meters/second", bound)
+}
+
+// TestUsageOfAMeterAtAPriceIsStaged stages what is recorded, as for a billing meter.
+func TestUsageOfAMeterAtAPriceIsStaged(t *testing.T) {
+	t.Parallel()
+	c := opened(t, 100)
+	c.want(201, http.MethodPut, "/v1/meters/first", `{"credits_per_unit": 1, "stripe": {"kind": "usage_record", "price": "price_1"}}`)
+	c.want(201, http.MethodPost, "/v1/usage", `{"id": "usage-0001", "account": "acme", "meter": "first", "quantity": "1.5"}`)
+	c.want(201, http.MethodPost, "/v1/reservations", `{"id": "hold-0001", "account": "acme", "meter": "first", "quantity": 4, "ttl_seconds": 60}`)
+	c.want(201, http.MethodPost, "/v1/reservations/hold-0001/capture?account=acme", `{"quantity": 2}`)
+	if n := c.count("SELECT coalesce(sum(quantity), 0)::bigint FROM deliveries WHERE meter = 'first' AND event_name || price = ''"); n != 3_500_000 {
+		t.Errorf("staged are %d millionths, want 3500000", n)
 	}
 }

@@ -18,6 +18,7 @@ var (
 	errNoMeter    = &fault.Error{Kind: fault.KindNotFound, Code: "meter_not_found", Public: "there is no such meter; create it with PUT /v1/meters/{meter}"}
 	errFixed      = &fault.Error{Kind: fault.KindConflict, Code: "aggregation_fixed", Public: "the aggregation of a meter is for good, because what was recorded was counted by it; make another meter"}
 	errNotPriced  = &fault.Error{Kind: fault.KindUnprocessed, Code: "meter_not_priced", Public: "a meter that aggregates by max or last is measured, not charged; there is nothing to reserve"}
+	errPriceBound = &fault.Error{Kind: fault.KindConflict, Code: "price_bound", Public: "another meter is bound to the price"}
 	errPriceRange = &fault.Error{Kind: fault.KindUnprocessed, Code: "price_out_of_range", Public: "quantity times rate is more than can be counted; send a smaller quantity"}
 )
 
@@ -28,6 +29,8 @@ type definition struct {
 	Aggregation    string        `db:"aggregation"`
 	ValueField     string        `db:"value_field"`
 	EventName      *string       `db:"stripe_event_name"`
+	Price          *string       `db:"stripe_price"`
+	Whole          bool          `db:"stripe_whole"`
 	Revision       int           `db:"revision"` // rises with every change
 	RateVersion    int           `db:"rate_version"`
 	Latest         int           `db:"latest"` // version, where that of the rates was chosen
@@ -37,6 +40,9 @@ type definition struct {
 	UpdatedAt      time.Time     `db:"updated_at"`
 	rates          []rate
 }
+
+// bound tells whether Stripe bills the meter's usage.
+func (d *definition) bound() bool { return d.EventName != nil || d.Price != nil }
 
 // gauge tells whether the meter is measured and not charged. What a highest or a
 // latest value costs would depend on what else is recorded, late or voided, and
@@ -84,15 +90,18 @@ func (d *definition) wire() api.Meter {
 	for _, r := range d.rates {
 		m.Rates = append(m.Rates, api.Rate{Match: r.Match, CreditsPerUnit: api.Decimal(r.CreditsPerUnit.String())})
 	}
-	if d.EventName != nil {
-		m.Stripe = &api.StripeBinding{Kind: "meter", EventName: *d.EventName}
+	switch {
+	case d.EventName != nil:
+		m.Stripe = &api.StripeBinding{Kind: "meter", EventName: *d.EventName, Whole: d.Whole}
+	case d.Price != nil:
+		m.Stripe = &api.StripeBinding{Kind: "usage_record", Price: *d.Price}
 	}
 	return m
 }
 
 // sqlReadDefinitions relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitions = `
-	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.stripe_price, m.stripe_whole, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter = ANY ($1::text[])`
@@ -115,7 +124,7 @@ func readMeters(ctx context.Context, tx *sqlx.Tx, names []string) (map[string]*d
 
 // sqlReadDefinitionAt relies on meters_pkey and meter_rates_pkey.
 const sqlReadDefinitionAt = `
-	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.stripe_price, m.stripe_whole, m.revision, m.rate_version AS latest, r.version AS rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter
 	WHERE m.meter = $1 AND r.version = $2`

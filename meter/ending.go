@@ -252,7 +252,7 @@ func (e *ending) priced(ctx context.Context, c capture) (*record, credit.Amount,
 		Part: r.Part, Account: r.Account, ID: usagePrefix + r.ID, Meter: r.Meter, Quantity: quantity, Credits: credits, RateVersion: r.RateVersion,
 		Dimensions: encoded, OccurredAt: c.occurredAt, RecordedAt: e.now, Fingerprint: c.fingerprint,
 	}
-	if d.EventName != nil {
+	if d.bound() {
 		u.Staged = units
 	}
 	return u, credits, nil

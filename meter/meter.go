@@ -140,6 +140,7 @@ var (
 	accountForm   = form{least: 1, most: 128, at: true}
 	meterForm     = form{least: 1, most: 128}
 	eventNameForm = form{least: 1, most: 100}
+	priceForm     = form{least: 1, most: 255}
 	customerForm  = regexp.MustCompile(`^cus_[A-Za-z0-9_]{1,250}$`)
 )
 

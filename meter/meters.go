@@ -89,39 +89,57 @@ func validateRate(p *fault.Problems, pointer string, r api.Rate) rate {
 	return rate{Match: r.Match, CreditsPerUnit: price}
 }
 
-// validateBinding refuses what Stripe's billing meters cannot do: of what they
-// aggregate, only sums agree with usage that is sent once per minute and account.
+// validateBinding refuses what Stripe cannot do: usage is sent as sums, once per
+// minute and account, and only sums agree with what Stripe makes of them.
 func validateBinding(p *fault.Problems, d *definition, b *api.StripeBinding) {
 	if b == nil {
 		return
 	}
-	switch {
-	case b.Kind == "usage_record":
-		p.Addf("/stripe/kind", "usage_record is not available in this version; create a billing meter at Stripe and bind it with kind meter")
-	case b.Kind != "meter":
-		p.Addf("/stripe/kind", "must be meter")
-	case !eventNameForm.MatchString(b.EventName):
-		p.Addf("/stripe/event_name", "must be the event_name of a billing meter at Stripe, at most 100 characters")
-	case b.Price != "":
-		p.Addf("/stripe/price", "must not be given with kind meter")
-	case d.gauge():
-		p.Addf("/aggregation", "must be sum or count for a meter bound to Stripe: a billing meter adds up what it is sent, so that its total of %s values would not be ours", d.Aggregation)
+	switch b.Kind {
+	case "meter":
+		if !eventNameForm.MatchString(b.EventName) {
+			p.Addf("/stripe/event_name", "must be the event_name of a billing meter at Stripe, at most 100 characters")
+		}
+		if b.Price != "" {
+			p.Addf("/stripe/price", "must not be given with kind meter")
+		}
+		d.EventName, d.Whole = &b.EventName, b.Whole
+	case "usage_record":
+		if !priceForm.MatchString(b.Price) {
+			p.Addf("/stripe/price", "must be the id of a metered price at Stripe, such as price_…")
+		}
+		if b.EventName != "" {
+			p.Addf("/stripe/event_name", "must not be given with kind usage_record")
+		}
+		if b.Whole {
+			p.Addf("/stripe/whole", "must not be given with kind usage_record, which is whole in any case")
+		}
+		d.Price = &b.Price
+	default:
+		p.Addf("/stripe/kind", "must be meter or usage_record")
 	}
-	d.EventName = &b.EventName
+	if d.gauge() {
+		p.Addf("/aggregation", "must be sum or count for a meter bound to Stripe: usage is sent as sums per minute, so that Stripe's %s of them would not be ours", d.Aggregation)
+	}
 }
 
 // sqlPutMeter relies on meters_pkey. The version is raised by the caller, under
 // the row's lock.
 const sqlPutMeter = `
-	INSERT INTO meters AS m (meter, unit, aggregation, value_field, stripe_event_name, stripe_bound_at, rate_version, created_at, updated_at)
-	VALUES ($1, $2, $3, $7, $4, CASE WHEN $4::text IS NOT NULL THEN $6::timestamptz END, $5, $6, $6)
+	INSERT INTO meters AS m (meter, unit, aggregation, value_field, stripe_event_name, stripe_price, stripe_whole, stripe_bound_at, rate_version, created_at, updated_at)
+	VALUES ($1, $2, $3, $7, $4, $8, $9, CASE WHEN $4::text IS NOT NULL OR $8::text IS NOT NULL THEN $6::timestamptz END, $5, $6, $6)
 	ON CONFLICT (meter) DO UPDATE
 	SET unit = excluded.unit, aggregation = excluded.aggregation, value_field = excluded.value_field, stripe_event_name = excluded.stripe_event_name,
-		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
+		stripe_price = excluded.stripe_price, stripe_whole = excluded.stripe_whole,
+		stripe_bound_at = CASE WHEN excluded.stripe_event_name IS NOT DISTINCT FROM m.stripe_event_name AND excluded.stripe_price IS NOT DISTINCT FROM m.stripe_price
+			THEN m.stripe_bound_at ELSE excluded.stripe_bound_at END,
 		rate_version = excluded.rate_version, revision = m.revision + 1, updated_at = excluded.updated_at`
 
 // sqlLockMeter relies on meters_pkey.
 const sqlLockMeter = `SELECT revision, updated_at FROM meters WHERE meter = $1 FOR UPDATE`
+
+// sqlBoundToPrice relies on the index meters_price.
+const sqlBoundToPrice = `SELECT meter FROM meters WHERE stripe_price = $1 AND meter <> $2`
 
 // sqlInsertRates relies on meter_rates_pkey: a version is written once.
 const sqlInsertRates = `
@@ -165,7 +183,14 @@ func (d *definition) put(ctx context.Context, tx *sqlx.Tx, condition preconditio
 			d.RateVersion++
 		}
 	}
-	if _, err := tx.ExecContext(ctx, sqlPutMeter, d.Meter, d.Unit, d.Aggregation, d.EventName, d.RateVersion, now, d.ValueField); err != nil {
+	var others []string
+	if err := tx.SelectContext(ctx, &others, sqlBoundToPrice, d.Price, d.Meter); err != nil {
+		return false, fmt.Errorf("find who is bound to the price: %w", err)
+	}
+	if len(others) > 0 {
+		return false, errPriceBound.Withf("the meter %s is bound to the price: the totals of both would overwrite each other at Stripe", others[0])
+	}
+	if _, err := tx.ExecContext(ctx, sqlPutMeter, d.Meter, d.Unit, d.Aggregation, d.EventName, d.RateVersion, now, d.ValueField, d.Price, d.Whole); err != nil {
 		return false, fmt.Errorf("put meter %s: %w", d.Meter, err)
 	}
 	if !changed {
@@ -215,7 +240,7 @@ func (d *definition) answer(w http.ResponseWriter, status int) error {
 
 // sqlListMeters pages over meters_pkey.
 const sqlListMeters = `
-	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
+	SELECT m.meter, m.unit, m.aggregation, m.value_field, m.stripe_event_name, m.stripe_price, m.stripe_whole, m.revision, m.rate_version, r.credits_per_unit, r.rates, m.created_at, m.updated_at
 	FROM meters m
 	JOIN meter_rates r ON r.meter = m.meter AND r.version = m.rate_version
 	WHERE m.meter > $1

@@ -137,7 +137,7 @@ func (g *group) charge(u *usage, r *record) error {
 		Available: last.After.Available, Held: last.After.Held, Debt: last.After.Debt,
 		dimensions: u.dimensions,
 	}
-	if d.EventName != nil {
+	if d.bound() {
 		r.Staged = units
 	}
 	return nil

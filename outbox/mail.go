@@ -71,9 +71,9 @@ const sqlLeaseMails = `
 
 // MailStep sends the mails that are due. It may run in several processes.
 func (o *Outbox) MailStep(ctx context.Context) (more bool, err error) {
-	now := o.now()
+	now := o.Now()
 	var claimed []mailRow
-	err = o.db.InTx(ctx, func(tx *sqlx.Tx) error {
+	err = o.DB.InTx(ctx, func(tx *sqlx.Tx) error {
 		claimed = nil
 		if err := tx.SelectContext(ctx, &claimed, sqlClaimMails, now, mailClaimMax); err != nil || len(claimed) == 0 {
 			return err
@@ -89,6 +89,9 @@ func (o *Outbox) MailStep(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("claim mails: %w", err)
 	}
 	for _, m := range claimed {
+		if ctx.Err() != nil {
+			break // what is not sent yet is taken over when the lease is over
+		}
 		if err := o.sendMail(ctx, m); err != nil {
 			return false, err
 		}
@@ -96,9 +99,11 @@ func (o *Outbox) MailStep(ctx context.Context) (more bool, err error) {
 	return len(claimed) == mailClaimMax, nil
 }
 
-// sqlMarkMail relies on mails_pkey.
+// sqlMarkMail relies on mails_pkey. Once some recipients have it, only the others are
+// left to be sent to.
 const sqlMarkMail = `
-	UPDATE mails SET state = $2, next_try_at = $3, delivered_at = CASE WHEN $2 = 'delivered' THEN $4::timestamptz END, error = $5, updated_at = $4
+	UPDATE mails SET state = $2, next_try_at = $3, delivered_at = CASE WHEN $2 = 'delivered' THEN $4::timestamptz END, error = $5, updated_at = $4,
+		recipients = CASE WHEN $6 THEN $7::text[] ELSE recipients END
 	WHERE mail_id = $1 AND state = 'sending'`
 
 func (o *Outbox) sendMail(ctx context.Context, row mailRow) error {
@@ -106,22 +111,34 @@ func (o *Outbox) sendMail(ctx context.Context, row mailRow) error {
 	if err := json.Unmarshal([]byte(row.Attachments), &m.Attachments); err != nil {
 		return fmt.Errorf("read the attachments of mail %s: %w", row.ID, err)
 	}
-	sent := o.mail.Send(ctx, m)
+	sent := o.Mail.Send(ctx, m)
 	state, reason, wait := "delivered", "", time.Duration(0)
 	var permanent *mail.PermanentError
+	var some *mail.RecipientsError
 	switch {
+	case errors.As(sent, &some):
+		reason = sent.Error()
+		if len(some.Later) > 0 {
+			state, wait = "ambiguous", backoff(row.Attempts+1, mailRetryFirst, mailRetryMost)
+		}
+		o.Logger.Error("a mail was not taken for some of its recipients", slog.String("mail", row.ID), slog.Any("refused", some.Refused),
+			slog.Any("again", some.Later), slog.String("reason", reason))
 	case errors.As(sent, &permanent):
 		state, reason = "rejected", sent.Error()
-		o.logger.Error("a mail was refused for good", slog.String("mail", row.ID), slog.String("reason", reason))
+		o.Logger.Error("a mail was refused for good", slog.String("mail", row.ID), slog.String("reason", reason))
 	case sent != nil:
 		state, reason, wait = "ambiguous", sent.Error(), backoff(row.Attempts+1, mailRetryFirst, mailRetryMost)
-		o.logger.Warn("a mail was not taken; it is sent again", slog.String("mail", row.ID), slog.Duration("in", wait), slog.String("reason", reason))
+		o.Logger.Warn("a mail was not taken; it is sent again", slog.String("mail", row.ID), slog.Duration("in", wait), slog.String("reason", reason))
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	left := pq.StringArray{}
+	if some != nil {
+		left = some.Later
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTime)
 	defer cancel()
-	now := o.now()
-	return o.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlMarkMail, row.ID, state, now.Add(wait), now, fault.Text(reason))
+	now := o.Now()
+	return o.DB.InTx(ctx, func(tx *sqlx.Tx) error {
+		_, err := tx.ExecContext(ctx, sqlMarkMail, row.ID, state, now.Add(wait), now, fault.Text(reason), len(left) > 0, left)
 		return err
 	})
 }

@@ -81,3 +81,20 @@ func TestARefusedMailIsNotSentAgainAndAnUncertainOneIs(t *testing.T) {
 		})
 	}
 }
+
+// TestI02OnlyWhoHasNotGotAMailGetsItAgain keeps one bad address from the others.
+func TestI02OnlyWhoHasNotGotAMailGetsItAgain(t *testing.T) {
+	t.Parallel()
+	d := opened(t)
+	d.stageMail("cause", letter)
+	d.refusal = &mail.RecipientsError{Refused: []string{"a@example.com"}, Later: []string{"b@example.com"}, Err: errors.New("a@example.com: 550 no; b@example.com: 450 later")}
+	d.mailStep()
+	d.pass(time.Hour)
+	d.refusal = &mail.RecipientsError{Refused: []string{"b@example.com"}, Err: errors.New("b@example.com: 550 no")}
+	d.mailStep()
+	d.pass(time.Hour)
+	d.mailStep()
+	if len(d.mails) != 2 || len(d.mails[0].To) != 2 || len(d.mails[1].To) != 1 || d.mails[1].To[0] != "b@example.com" || d.mails[1].ID != letter.ID {
+		t.Errorf("sent were %+v", d.mails)
+	}
+}

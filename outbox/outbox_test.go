@@ -33,6 +33,11 @@ type desk struct {
 	answer  func(outbox.MeterEvent) outbox.Result
 	mails   []mail.Message
 	refusal error
+	alertTo []string
+	records []outbox.UsageRecord
+	items   func(customer string) ([]outbox.Item, error)
+	counted func(eventName, customer string, from, to time.Time) (credit.Quantity, error)
+	record  func(outbox.UsageRecord) outbox.Result
 }
 
 // opened makes a desk with the accounts named, each with a customer, and the bound
@@ -55,7 +60,8 @@ func opened(t *testing.T, accounts ...string) *desk {
 // another is a second process over the same database.
 func (d *desk) another() *outbox.Outbox {
 	return outbox.New(outbox.Config{
-		DB: d.db, Now: d.clock, Usage: d, Mail: d, Logger: slog.New(slog.DiscardHandler), Settle: 10 * time.Second, Rate: 1_000_000,
+		DB: d.db, Now: d.clock, Usage: d, Mail: d, Logger: slog.New(slog.DiscardHandler), Reader: d, Settle: 10 * time.Second, Rate: 1_000_000, MeterRate: 1_000_000,
+		AlertTo: d.alertTo, Domain: "example.com",
 	})
 }
 
@@ -78,6 +84,31 @@ func (d *desk) SendMeterEvent(_ context.Context, e outbox.MeterEvent) outbox.Res
 	answer := d.answer
 	d.mu.Unlock()
 	return answer(e)
+}
+
+// SendUsageRecord is outbox.UsageSender.
+func (d *desk) SendUsageRecord(_ context.Context, u outbox.UsageRecord) outbox.Result {
+	d.mu.Lock()
+	d.records = append(d.records, u)
+	record := d.record
+	d.mu.Unlock()
+	return record(u)
+}
+
+// Items is outbox.UsageReader.
+func (d *desk) Items(_ context.Context, customer string) ([]outbox.Item, error) {
+	d.mu.Lock()
+	items := d.items
+	d.mu.Unlock()
+	return items(customer)
+}
+
+// Counted is outbox.UsageReader.
+func (d *desk) Counted(_ context.Context, eventName, customer string, from, to time.Time) (credit.Quantity, error) {
+	d.mu.Lock()
+	counted := d.counted
+	d.mu.Unlock()
+	return counted(eventName, customer, from, to)
 }
 
 // Send is outbox.MailSender.

@@ -73,7 +73,7 @@ func (o *Outbox) StageUsage(ctx context.Context, tx *sqlx.Tx, now time.Time, usa
 func (o *Outbox) sums(usages []Usage) ([]sum, error) {
 	bySlot := make(map[slot]*sum, len(usages))
 	for _, u := range usages {
-		s := slot{part: u.Part, account: u.Account, meter: u.Meter, bucket: u.OccurredAt.UTC().Truncate(o.bucket)}
+		s := slot{part: u.Part, account: u.Account, meter: u.Meter, bucket: u.OccurredAt.UTC().Truncate(o.Bucket)}
 		if bySlot[s] == nil {
 			bySlot[s] = &sum{slot: s}
 		}
@@ -102,7 +102,7 @@ type open struct {
 // key, against the worker that might be taking them. A correction, whose event
 // name is fixed, takes nothing on top.
 const sqlLockLatest = `
-	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AND d.event_name = '' AS pending
+	SELECT d.part, d.account, d.meter, d.bucket, d.sequence, d.state = 'pending' AND d.origin = 'usage' AND d.first_sent_at IS NULL AND d.event_name || d.price = '' AS pending
 	FROM deliveries d
 	JOIN unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[]) AS s (part, account, meter, bucket)
 		ON d.part = s.part AND d.account = s.account AND d.meter = s.meter AND d.bucket = s.bucket
@@ -156,9 +156,9 @@ func (o *Outbox) put(ctx context.Context, tx *sqlx.Tx, now time.Time, sums []sum
 			}
 		}
 		sequences, quantities, usages = append(sequences, int32(sequence)), append(quantities, int64(s.quantity)), append(usages, s.usages)
-		closes := s.bucket.Add(o.bucket + o.settle)
+		closes := s.bucket.Add(o.Bucket + o.Settle)
 		if closes.Before(now) {
-			closes = now.Add(o.settle) // late usage: let what comes along with it be summed, too
+			closes = now.Add(o.Settle) // late usage: let what comes along with it be summed, too
 		}
 		due = append(due, closes)
 		identifiers = append(identifiers, Identifier(s.account, s.meter, s.bucket, sequence))
@@ -201,7 +201,7 @@ func (o *Outbox) StageRepair(ctx context.Context, tx *sqlx.Tx, now time.Time, u 
 	if err := tx.GetContext(ctx, &one, sqlLockAccount, u.Part, u.Account); err != nil {
 		return "", fmt.Errorf("lock %s: %w", u.Account, err)
 	}
-	bucket := u.OccurredAt.UTC().Truncate(o.bucket)
+	bucket := u.OccurredAt.UTC().Truncate(o.Bucket)
 	var sequence int
 	if err := tx.GetContext(ctx, &sequence, sqlNextSequence, u.Part, u.Account, u.Meter, bucket); err != nil {
 		return "", fmt.Errorf("number the repair: %w", err)

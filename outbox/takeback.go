@@ -38,8 +38,13 @@ type slotRow struct {
 	Quantity    credit.Quantity `db:"quantity"`
 	Origin      string          `db:"origin"`
 	State       string          `db:"state"`
+	Backend     string          `db:"backend"`
 	EventName   string          `db:"event_name"`
+	Price       string          `db:"price"`
 	Customer    string          `db:"customer"`
+	Item        string          `db:"subscription_item"`
+	Action      string          `db:"action"`
+	Stamp       *time.Time      `db:"stamp"`
 	Identifier  string          `db:"identifier"`
 	FirstSentAt *time.Time      `db:"first_sent_at"`
 	CreatedAt   time.Time       `db:"created_at"`
@@ -50,10 +55,16 @@ func (r *slotRow) unsent() bool {
 	return r.State == "pending" && r.Origin == "usage" && r.FirstSentAt == nil
 }
 
+// goesWhere tells whether a delivery goes to where another went.
+func (r *slotRow) goesWhere(o *slotRow) bool {
+	return r.EventName == o.EventName && r.Customer == o.Customer && r.Price == o.Price && r.Item == o.Item &&
+		(r.Stamp == o.Stamp || (r.Stamp != nil && o.Stamp != nil && r.Stamp.Equal(*o.Stamp)))
+}
+
 // sqlLockSlot relies on deliveries_pkey. The rows are locked against the worker
 // that might be taking them.
 const sqlLockSlot = `
-	SELECT sequence, quantity, origin, state, event_name, customer, identifier, first_sent_at, created_at
+	SELECT sequence, quantity, origin, state, backend, event_name, price, customer, subscription_item, action, stamp, identifier, first_sent_at, created_at
 	FROM deliveries
 	WHERE part = $1 AND account = $2 AND meter = $3 AND bucket = $4
 	ORDER BY sequence
@@ -68,7 +79,7 @@ const sqlLockSlot = `
 // due at once, and sent as soon as Stripe has what it corrects. What Stripe would
 // refuse for its age is not staged.
 func (o *Outbox) TakeBack(ctx context.Context, tx *sqlx.Tx, now time.Time, u Usage, recordedAt time.Time) (Taken, error) {
-	s := slot{part: u.Part, account: u.Account, meter: u.Meter, bucket: u.OccurredAt.UTC().Truncate(o.bucket)}
+	s := slot{part: u.Part, account: u.Account, meter: u.Meter, bucket: u.OccurredAt.UTC().Truncate(o.Bucket)}
 	var rows []slotRow
 	if err := tx.SelectContext(ctx, &rows, sqlLockSlot, s.part, s.account, s.meter, s.bucket); err != nil {
 		return Taken{}, fmt.Errorf("lock deliveries of %s: %w", u.Account, err)
@@ -82,12 +93,12 @@ func (o *Outbox) TakeBack(ctx context.Context, tx *sqlx.Tx, now time.Time, u Usa
 		return s.withdraw(ctx, tx, now, rows, u.Quantity)
 	}
 	last := &rows[len(rows)-1]
-	if last.unsent() && last.Quantity < 0 && last.EventName == went.EventName && last.Customer == went.Customer {
+	if last.unsent() && last.Quantity < 0 && last.goesWhere(went) {
 		return Taken{TakenCorrected, u.Quantity, last.Identifier}, s.lower(ctx, tx, now, last, u.Quantity)
 	}
 	identifier := Identifier(s.account, s.meter, s.bucket, last.Sequence+1)
 	_, err := tx.ExecContext(ctx, sqlStageCorrection, s.part, s.account, s.meter, s.bucket, last.Sequence+1, -u.Quantity,
-		went.EventName, went.Customer, identifier, now)
+		went.EventName, went.Customer, identifier, now, went.Backend, went.Price, went.Item, went.Action, went.Stamp)
 	if err != nil {
 		return Taken{}, fmt.Errorf("stage a correction for %s: %w", u.Account, err)
 	}
@@ -130,9 +141,9 @@ func (s slot) lower(ctx context.Context, tx *sqlx.Tx, now time.Time, r *slotRow,
 	return nil
 }
 
-// sqlStageCorrection relies on deliveries_pkey. Event name and customer are those
-// of what it corrects, from the start: no other usage joins it.
+// sqlStageCorrection relies on deliveries_pkey. Where it goes is where that went
+// which it corrects, from the start: no other usage joins it.
 const sqlStageCorrection = `
 	INSERT INTO deliveries (part, account, meter, bucket, sequence, quantity, usages, origin, state, event_name, customer, identifier,
-		attempts, next_try_at, first_sent_at, delivered_at, error, created_at, updated_at)
-	VALUES ($1, $2, $3, $4, $5, $6, -1, 'usage', 'pending', $7, $8, $9, 0, $10, NULL, NULL, '', $10, $10)`
+		attempts, next_try_at, first_sent_at, delivered_at, error, created_at, updated_at, backend, price, subscription_item, action, stamp)
+	VALUES ($1, $2, $3, $4, $5, $6, -1, 'usage', 'pending', $7, $8, $9, 0, $10, NULL, NULL, '', $10, $10, $11, $12, $13, $14, $15)`

@@ -17,13 +17,28 @@ import (
 // takeBack takes back usage that occurred and was recorded at times after the start.
 func (d *desk) takeBack(account, meter string, quantity int64, occurred, recorded time.Duration) outbox.Taken {
 	d.t.Helper()
+	return d.takeBackQuantity(account, meter, credit.Units(quantity), occurred, recorded)
+}
+
+// takeBackMillionths takes back parts of a unit that were recorded as they occurred.
+func (d *desk) takeBackMillionths(account, meter string, millionths int64, at time.Duration) {
+	d.t.Helper()
+	if taken := d.takeBackQuantity(account, meter, creditOf(millionths), at, at); taken.How != outbox.TakenCorrected {
+		d.t.Fatalf("taken back is %+v", taken)
+	}
+}
+
+func creditOf(millionths int64) credit.Quantity { return credit.Quantity(millionths) }
+
+func (d *desk) takeBackQuantity(account, meter string, quantity credit.Quantity, occurred, recorded time.Duration) outbox.Taken {
+	d.t.Helper()
 	var taken outbox.Taken
 	d.tx(func(tx *sqlx.Tx) (err error) {
 		if _, err = ledger.Load(d.t.Context(), tx, []ledger.Ref{ledger.RefOf(account)}); err != nil {
 			return err
 		}
 		taken, err = d.TakeBack(d.t.Context(), tx, d.clock(), outbox.Usage{
-			Part: ledger.RefOf(account).Part, Account: account, Meter: meter, OccurredAt: start.Add(occurred), Quantity: credit.Units(quantity),
+			Part: ledger.RefOf(account).Part, Account: account, Meter: meter, OccurredAt: start.Add(occurred), Quantity: quantity,
 		}, start.Add(recorded))
 		return err
 	})
@@ -142,6 +157,7 @@ func TestACorrectionWaitsForWhatItCorrects(t *testing.T) {
 	d.stage("acme", "call", 1, 0) // covers it, to the last
 	d.pass(time.Hour)
 	d.step()
+	d.pass(15 * time.Minute)
 	d.step()
 	d.want("0 7/1 rejected; 1 -7/-1 delivered; 2 6/1 delivered; 3 1/1 delivered; ")
 }
@@ -175,6 +191,7 @@ func TestACorrectionOfWhatIsUnknownForGoodIsSent(t *testing.T) {
 	d.takeBack("acme", "call", 7, 0, 0)
 	d.pass(24 * time.Hour)
 	d.step()
+	d.pass(15 * time.Minute)
 	d.step()
 	d.want("0 7/1 needs_review; 1 -7/-1 delivered; ")
 }

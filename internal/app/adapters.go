@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
+	"tallystick/internal/credit"
 	"tallystick/internal/mail"
 	"tallystick/internal/stripe"
 	"tallystick/ledger"
@@ -29,12 +32,87 @@ var outcomes = map[stripe.Verdict]outbox.Outcome{
 
 // SendMeterEvent is outbox.UsageSender.
 func (s usageSender) SendMeterEvent(ctx context.Context, e outbox.MeterEvent) outbox.Result {
-	verdict, wait, err := s.client.SendMeterEvent(ctx, stripe.MeterEvent(e))
+	return resultOf(s.client.SendMeterEvent(ctx, stripe.MeterEvent(e)))
+}
+
+// SendUsageRecord is outbox.UsageSender.
+func (s usageSender) SendUsageRecord(ctx context.Context, u outbox.UsageRecord) outbox.Result {
+	return resultOf(s.client.SendUsageRecord(ctx, stripe.UsageRecord(u)))
+}
+
+func resultOf(verdict stripe.Verdict, wait time.Duration, err error) outbox.Result {
 	result := outbox.Result{Outcome: outcomes[verdict], RetryAfter: wait}
 	if err != nil && result.Outcome != outbox.OutcomeDelivered {
 		result.Reason = err.Error()
 	}
 	return result
+}
+
+// usageReader reads for the outbox what Stripe knows of usage.
+type usageReader struct {
+	client *stripe.Client
+
+	mu     sync.Mutex
+	meters map[string]string // ids by event name
+}
+
+// Items is outbox.UsageReader.
+func (r *usageReader) Items(ctx context.Context, customer string) ([]outbox.Item, error) {
+	found, err := r.client.SubscriptionItems(ctx, customer)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]outbox.Item, len(found))
+	for n, i := range found {
+		items[n] = outbox.Item{
+			ID: i.ID, Subscription: i.Subscription, Price: i.Price, Limited: i.Limited, PeriodStart: i.PeriodStart, PeriodEnd: i.PeriodEnd, CreatedAt: i.CreatedAt,
+		}
+		if i.UsageType != "metered" || i.Aggregate != "sum" || i.Meter != "" {
+			items[n].Unfit = "its price is " + i.UsageType + " " + i.Aggregate + " " + i.Meter
+		}
+	}
+	return items, nil
+}
+
+// Counted is outbox.UsageReader.
+func (r *usageReader) Counted(ctx context.Context, eventName, customer string, from, to time.Time) (total credit.Quantity, err error) {
+	id, err := r.meter(ctx, eventName)
+	if err != nil {
+		return 0, err
+	}
+	totals, err := r.client.Totals(ctx, id, customer, from, to, false)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range totals {
+		if total, err = total.Add(t.Quantity); err != nil {
+			return 0, err
+		}
+	}
+	return total, nil
+}
+
+// meter finds the billing meter of an event name; an active one before others.
+func (r *usageReader) meter(ctx context.Context, eventName string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if id, ok := r.meters[eventName]; ok {
+		return id, nil
+	}
+	found, err := r.client.Meters(ctx)
+	if err != nil {
+		return "", err
+	}
+	r.meters = map[string]string{}
+	for _, m := range found {
+		if _, ok := r.meters[m.EventName]; !ok || m.Status == "active" {
+			r.meters[m.EventName] = m.ID
+		}
+	}
+	if id, ok := r.meters[eventName]; ok {
+		return id, nil
+	}
+	return "", fmt.Errorf("stripe has no billing meter with the event name %s", eventName)
 }
 
 // alerter turns the auditor's mails into mails of the outbox.

@@ -42,6 +42,7 @@ const (
 	upkeepEvery = time.Hour
 	parkedEvery = 15 * time.Second
 	sweepLook   = 30 * time.Second
+	settleEvery = 30 * time.Second
 
 	reservationsEvery = time.Second
 	defaultIdle       = 200 * time.Millisecond
@@ -127,7 +128,8 @@ func closeDB(db *pg.DB) error {
 func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) {
 	now, logger := a.options.Now, a.logger
 	a.Outbox = outbox.New(outbox.Config{
-		DB: a.DB, Now: now, Usage: usageSender{client}, Mail: sender, Logger: logger, Bucket: c.UsageBucket, Settle: c.UsageSettle, Rate: c.StripeRate,
+		DB: a.DB, Now: now, Usage: usageSender{client}, Reader: &usageReader{client: client}, Mail: sender, Logger: logger, Bucket: c.UsageBucket, Settle: c.UsageSettle,
+		Rate: c.StripeRate, MeterRate: c.MeterRate, AlertTo: c.MailTo, Domain: domainOf(c.MailFrom),
 	})
 	a.Meter = meter.New(meter.Config{
 		DB: a.DB, Keyed: a.keyed, Now: now, Stager: a.Outbox, Logger: logger,
@@ -226,6 +228,8 @@ func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 		step loop.Step
 	}{
 		{"deliveries", idle, a.Outbox.UsageStep},
+		{"more deliveries", idle, a.Outbox.UsageStep}, // one slow call holds up one of them
+		{"settled deliveries", settleEvery, a.Outbox.SettleStep},
 		{"mails", idle, a.Outbox.MailStep},
 		{"events", idle, a.Webhooks.Step},
 		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},

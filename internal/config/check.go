@@ -55,6 +55,7 @@ func (c Config) check() []string {
 		}
 	}
 	m.checkRange("TALLYSTICK_STRIPE_RATE", c.StripeRate, 1, 900)
+	m.checkRange("TALLYSTICK_STRIPE_METER_RATE", c.MeterRate, 1, 1000)
 	if c.CreditsPerUnit < 0 || c.CreditsPerUnit > 1_000_000 {
 		m.addf("TALLYSTICK_CREDITS_PER_MAJOR_UNIT must be between 0 and 1000000")
 	}

@@ -26,6 +26,7 @@ func TestLoadReportsEveryMistakeAtOnce(t *testing.T) {
 		"TALLYSTICK_USAGE_SETTLE=soon",
 		"TALLYSTICK_RECONCILE_SCHEDULE=0 0 30 2 *",
 		"TALLYSTICK_STRIPE_RATE=0",
+		"TALLYSTICK_STRIPE_METER_RATE=1001",
 		"TALLYSTICK_AUTH_FAILURES=0",
 		"TALLYSTICK_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/33",
 		"TALLYSTICK_ALLOWED_ORIGINS=https://app.example.com,https://*.example.com",
@@ -39,7 +40,7 @@ func TestLoadReportsEveryMistakeAtOnce(t *testing.T) {
 		"DATABASE_URL must be", "STRIPE_API_KEY must begin", "STRIPE_API_BASE must be", "STRIPE_WEBHOOK_SECRET must hold",
 		"TALLYSTICK_LISTEN must be", "TALLYSTICK_LISTN in the environment is no setting; did you mean TALLYSTICK_LISTEN?",
 		"TALLYSTICK_USAGE_BUCKET must", "TALLYSTICK_USAGE_SETTLE is no duration", "TALLYSTICK_RECONCILE_SCHEDULE names a date that never comes",
-		"TALLYSTICK_STRIPE_RATE must be between", "TALLYSTICK_AUTH_FAILURES must be between",
+		"TALLYSTICK_STRIPE_RATE must be between", "TALLYSTICK_STRIPE_METER_RATE must be between", "TALLYSTICK_AUTH_FAILURES must be between",
 		"TALLYSTICK_TRUSTED_PROXIES must hold", "TALLYSTICK_ALLOWED_ORIGINS must hold", "TALLYSTICK_REPAIR must be", "TALLYSTICK_MAIL_TO must hold", "TALLYSTICK_LOG_LEVEL is no log level",
 		"TALLYSTICK_SMTP_URL is missing", "TALLYSTICK_MAIL_FROM is missing",
 	} {

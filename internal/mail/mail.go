@@ -15,8 +15,11 @@ import (
 	gomail "github.com/wneessen/go-mail"
 )
 
-// sendTime bounds one delivery, connection included.
-const sendTime = 30 * time.Second
+// Bounds of one delivery.
+const (
+	sendTime  = 30 * time.Second // connection included
+	stopGrace = 3 * time.Second  // for a server that is answering, once the caller's context has ended
+)
 
 // Attachment is a file of a mail.
 type Attachment struct {
@@ -45,6 +48,19 @@ func (e *PermanentError) Error() string { return e.Err.Error() }
 
 // Unwrap gives the cause.
 func (e *PermanentError) Unwrap() error { return e.Err }
+
+// RecipientsError says that some recipients did not get the mail, and others did.
+type RecipientsError struct {
+	Refused []string // never will
+	Later   []string // may or may not have got it
+	Err     error
+}
+
+// Error gives the server's answers.
+func (e *RecipientsError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *RecipientsError) Unwrap() error { return e.Err }
 
 // Sender sends mails to one SMTP server.
 type Sender struct {
@@ -81,8 +97,50 @@ func NewSender(address, from string, now func() time.Time) (*Sender, error) {
 }
 
 // Send hands a mail to the server. A *PermanentError says that it never will be
-// taken; after any other error it may or may not have been.
+// taken, a *RecipientsError that some recipients have it; after any other error it
+// may or may not have been taken. A server that hangs is left alone soon after ctx
+// has ended.
 func (s *Sender) Send(ctx context.Context, m Message) error {
+	err := s.sendTo(ctx, m)
+	var refused *gomail.SendError
+	if err == nil || len(m.To) < 2 || !errors.As(err, &refused) || refused.Reason != gomail.ErrSMTPRcptTo {
+		return err
+	}
+	return s.sendEach(ctx, m) // nobody got it: the session was reset
+}
+
+// sendEach sends a mail to each recipient alone, so that one bad address does not
+// keep it from the others.
+func (s *Sender) sendEach(ctx context.Context, m Message) error {
+	some := &RecipientsError{}
+	var errs []error
+	for _, to := range m.To {
+		one := m
+		one.To = []string{to}
+		err := s.sendTo(ctx, one)
+		var permanent *PermanentError
+		switch {
+		case err == nil:
+			continue
+		case errors.As(err, &permanent):
+			some.Refused = append(some.Refused, to)
+		default:
+			some.Later = append(some.Later, to)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", to, err))
+	}
+	some.Err = errors.Join(errs...)
+	switch {
+	case len(errs) == 0:
+		return nil
+	case len(some.Refused) == len(m.To):
+		return &PermanentError{Err: some.Err}
+	}
+	return some
+}
+
+// sendTo is one session with the server.
+func (s *Sender) sendTo(ctx context.Context, m Message) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
 	message, err := s.compose(m)
@@ -93,7 +151,19 @@ func (s *Sender) Send(ctx context.Context, m Message) error {
 	if err != nil {
 		return fmt.Errorf("set the SMTP client up: %w", err)
 	}
-	err = client.DialAndSendWithContext(ctx, message)
+	done := make(chan error, 1)
+	go func() { done <- client.DialAndSendWithContext(ctx, message) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		grace := time.NewTimer(stopGrace)
+		defer grace.Stop()
+		select {
+		case err = <-done:
+		case <-grace.C:
+			return fmt.Errorf("the server does not answer: %w", ctx.Err())
+		}
+	}
 	if err == nil || message.IsDelivered() { // how a server ends its session is no matter of the mail
 		return nil
 	}

@@ -2,12 +2,17 @@ package mail_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"io"
+	"maps"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/emersion/go-smtp"
 
 	"tallystick/internal/mail"
 )
@@ -219,5 +224,122 @@ func TestI01NoHeaderIsInjected(t *testing.T) {
 	}
 	if heard := p.heard(); strings.Contains(heard, "MAIL") {
 		t.Errorf("a mail that holds a line break in a header reached the server:\n%s", heard)
+	}
+}
+
+// picky is an SMTP server that refuses addresses by what they begin with.
+func picky(t *testing.T) (address string, got func() map[string]int) {
+	t.Helper()
+	var mu sync.Mutex
+	mails := map[string]int{}
+	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
+		return &pickySession{got: func(to string) {
+			mu.Lock()
+			defer mu.Unlock()
+			mails[to]++
+		}}, nil
+	}))
+	server.Domain, server.ErrorLog = "localhost", discard{}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return listener.Addr().String(), func() map[string]int {
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(mails)
+	}
+}
+
+type pickySession struct {
+	to  []string
+	got func(to string)
+}
+
+func (s *pickySession) Reset() { s.to = nil }
+
+func (s *pickySession) Logout() error { return nil }
+
+func (s *pickySession) Mail(string, *smtp.MailOptions) error { return nil }
+
+func (s *pickySession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	switch {
+	case strings.HasPrefix(to, "gone"):
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user"}
+	case strings.HasPrefix(to, "later"):
+		return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 0}, Message: "greylisted"}
+	}
+	s.to = append(s.to, to)
+	return nil
+}
+
+func (s *pickySession) Data(r io.Reader) error {
+	_, err := io.Copy(io.Discard, r)
+	for _, to := range s.to {
+		s.got(to)
+	}
+	return err
+}
+
+// TestI02OneBadRecipientDoesNotKeepAMailFromTheOthers has each mix of recipients.
+func TestI02OneBadRecipientDoesNotKeepAMailFromTheOthers(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		to             []string
+		refused, later int
+		final          bool
+		got            int
+	}{
+		{[]string{"a@x.org", "b@x.org"}, 0, 0, false, 2},
+		{[]string{"gone@x.org", "b@x.org", "c@x.org"}, 1, 0, false, 2},
+		{[]string{"a@x.org", "later@x.org"}, 0, 1, false, 1},
+		{[]string{"gone@x.org", "later@x.org", "c@x.org"}, 1, 1, false, 1},
+		{[]string{"gone@x.org", "later@x.org"}, 1, 1, false, 0},
+		{[]string{"gone1@x.org", "gone2@x.org"}, 0, 0, true, 0},
+	} {
+		address, got := picky(t)
+		m := letter
+		m.To = tc.to
+		err := sender(t, "smtp://"+address).Send(t.Context(), m)
+		var some *mail.RecipientsError
+		if errors.As(err, &some) != (tc.refused+tc.later > 0) || errors.As(err, new(*mail.PermanentError)) && some == nil != tc.final {
+			t.Errorf("%v: %v", tc.to, err)
+		}
+		if some != nil && (len(some.Refused) != tc.refused || len(some.Later) != tc.later) {
+			t.Errorf("%v: refused %v, later %v", tc.to, some.Refused, some.Later)
+		}
+		if mails := got(); len(mails) != tc.got {
+			t.Errorf("%v: the mail came to %v, want %d", tc.to, mails, tc.got)
+		}
+		for to, n := range got() {
+			if n != 1 {
+				t.Errorf("%v: %s got it %d times", tc.to, to, n)
+			}
+		}
+	}
+}
+
+// TestAHangingServerDoesNotHoldUpTheEnd stops while a server says nothing.
+func TestAHangingServerDoesNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		connection, err := listener.Accept()
+		if err == nil {
+			stop()
+			<-t.Context().Done()
+			_ = connection.Close()
+		}
+	}()
+	err = sender(t, "smtp://"+listener.Addr().String()).Send(ctx, letter)
+	if !errors.Is(err, context.Canceled) || errors.As(err, new(*mail.PermanentError)) { // the server alone would end it by its own time-out
+		t.Errorf("it says %v", err)
 	}
 }

@@ -56,7 +56,8 @@ func New(c Config) *Client {
 		timeout = timeoutDefault
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 32
+	transport.MaxIdleConnsPerHost = 256 // as many calls as the outbox makes at once keep their connections
+	transport.MaxIdleConns = 512
 	return &Client{key: c.Key, backend: stripego.GetBackendWithConfig(stripego.APIBackend, &stripego.BackendConfig{
 		URL: stripego.String(c.BaseURL),
 		// stripe-go sleeps between tries without looking at the context: we retry.

@@ -15,7 +15,17 @@ import (
 // made posts to the simulator and gives the id of what was made.
 func made(t *testing.T, sim *stripesim.Sim, path string, values url.Values) string {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sim.URL+path, strings.NewReader(values.Encode()))
+	id, _ := called(t, sim, http.MethodPost, path, values)["id"].(string)
+	if id == "" {
+		t.Fatalf("%s made nothing", path)
+	}
+	return id
+}
+
+// called calls the simulator and gives the object that it answers.
+func called(t *testing.T, sim *stripesim.Sim, method, path string, values url.Values) (o map[string]any) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, sim.URL+path, strings.NewReader(values.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,11 +36,10 @@ func made(t *testing.T, sim *stripesim.Sim, path string, values url.Values) stri
 		t.Fatal(err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	var o struct{ ID string }
-	if err := json.NewDecoder(response.Body).Decode(&o); err != nil || o.ID == "" {
-		t.Fatalf("%s was answered %d, %v", path, response.StatusCode, err)
+	if err := json.NewDecoder(response.Body).Decode(&o); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s was answered %d, %v: %v", method, path, response.StatusCode, err, o)
 	}
-	return o.ID
+	return o
 }
 
 // TestEveryFaultIsSurvivedAndCountedOnce sends one event until it is done, through

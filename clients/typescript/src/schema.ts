@@ -1148,9 +1148,13 @@ export interface components {
         };
         StripeBinding: {
             /** @enum {string} */
-            kind: "meter";
+            kind: "meter" | "usage_record";
+            /** @description with kind meter: of a billing meter at Stripe */
             event_name?: string;
+            /** @description with kind usage_record: a legacy metered price whose usage is summed; usage goes to the customer's subscription item with it */
             price?: string;
+            /** @description with kind meter: only whole units are sent, and the remainder is carried; with usage_record it is always so */
+            whole?: boolean;
         };
         MeterRequest: {
             unit?: string;
@@ -1470,6 +1474,21 @@ export interface components {
             first_sent_at: string | null;
             /** Format: date-time */
             delivered_at: string | null;
+            /** @enum {string} */
+            backend: "meter_event" | "usage_record";
+            /** @description of a usage record */
+            price: string;
+            /** @description of a usage record, from the first send on */
+            subscription_item: string;
+            /** @description of quantity, what Stripe was told; less where it takes whole units only and the remainder goes with the next */
+            sent_value: components["schemas"]["Decimal"] | null;
+            /**
+             * Format: date-time
+             * @description the last try
+             */
+            sent_at: string | null;
+            /** @description id of the delivery that took its place, because Stripe never had this one */
+            replaced_by: string;
         };
         RunRequest: {
             checks?: string[];
