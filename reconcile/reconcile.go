@@ -83,57 +83,18 @@ type Config struct {
 	Policy       string
 	PublicURL    string // for links in mails
 	PerMajorUnit int64  // whole credits per major unit of money; 0: none
+	Calls        int64  // most calls to Stripe that one run of one check makes; 0: callsDefault
 }
+
+// callsDefault keeps a run within about two minutes of what Stripe allows.
+const callsDefault = 10_000
 
 // Reconciler runs the checks.
 type Reconciler struct {
 	Config
 	checks []check
-}
 
-// check is an audit rule.
-type check struct {
-	name        string
-	description string
-	run         func(ctx context.Context, s scope) (result, error)
-}
-
-// scope is what one run looks at: half-open, [From, To).
-type scope struct {
-	from, to time.Time
-	account  string // "" for all
-	now      time.Time
-}
-
-// covers tells whether a run over this scope would have seen a disagreement.
-func (s scope) covers(account string, at time.Time) bool {
-	return (s.account == "" || s.account == account) && !at.Before(s.from) && at.Before(s.to)
-}
-
-// result is what a check has found.
-type result struct {
-	compared int64
-	found    []disagreement
-	timeless bool // the check looks at the present whatever the window: every subject is covered
-}
-
-// disagreement is a finding before it has a row.
-type disagreement struct {
-	Subject     string
-	Account     string
-	HappenedAt  time.Time
-	Ours        string
-	Theirs      string
-	Difference  string
-	Unit        string
-	Money       *money
-	Cause       string
-	Explanation string
-	Evidence    any
-	Deadline    *time.Time
-	Repair      string
-	RepairArgs  any
-	Safe        bool
+	runMax, hangGrace time.Duration // bounds of a run, shortened by tests
 }
 
 // New makes a Reconciler.
@@ -144,11 +105,14 @@ func New(c Config) *Reconciler {
 	if c.Lookback == 0 {
 		c.Lookback = 72 * time.Hour
 	}
-	r := &Reconciler{Config: c}
+	if c.Calls == 0 {
+		c.Calls = callsDefault
+	}
+	r := &Reconciler{Config: c, runMax: runMax, hangGrace: hangGrace}
 	r.checks = []check{
-		{"usage.totals", "our usage with what Stripe has counted, per customer, meter and hour", r.usageTotals},
-		{"credits.payments", "every paid purchase of credits at Stripe with exactly one purchase grant", r.creditsPayments},
-		{"ledger.balances", "balances, grants' remainders and what reservations hold with the journal", r.ledgerBalances},
+		{name: "usage.totals", description: "our usage with what Stripe has counted, per customer, meter and hour", run: r.usageTotals},
+		{name: "credits.payments", description: "every paid purchase of credits at Stripe with exactly one purchase grant", run: r.creditsPayments},
+		{name: "ledger.balances", description: "balances, grants' remainders and what reservations hold with the journal", run: r.ledgerBalances},
 	}
 	return r
 }
@@ -187,7 +151,7 @@ var errUnknownCheck = &fault.Error{Kind: fault.KindUnprocessed, Code: "unknown_c
 // usage by its bucket; and it ends where Stripe has had time to count.
 func (r *Reconciler) scope(o Options) (scope, error) {
 	now := r.Now()
-	s := scope{from: o.From.UTC(), to: o.To.UTC(), account: o.Account, now: now}
+	s := scope{from: o.From.UTC(), to: o.To.UTC(), account: o.Account, now: now, dry: o.DryRun, asked: o.Account != "" || !o.From.IsZero() || !o.To.IsZero()}
 	if o.To.IsZero() {
 		s.to = now.Add(-r.Settle)
 	}

@@ -255,15 +255,16 @@ func (r *Reconciler) repairSafe(ctx context.Context) error {
 
 // sqlOwed lists the findings about which a mail is owed.
 const sqlOwed = `
-	SELECT finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause, explanation,
-		evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, last_seen, resolved_at
+	SELECT ` + findingColumns + `
 	FROM findings
-	WHERE state IN ('open', 'acknowledged') AND notified_at IS NULL
+	WHERE (state = 'open' AND (notified_at IS NULL OR coalesce(money, 0) > coalesce(told_money, 0)))
+		OR (state = 'acknowledged' AND told_severity <> ''
+			AND array_position(ARRAY['low', 'medium', 'high', 'critical'], severity) > array_position(ARRAY['low', 'medium', 'high', 'critical'], told_severity))
 	ORDER BY money DESC NULLS LAST, finding_id
 	FOR UPDATE`
 
 // sqlNotified relies on findings_pkey.
-const sqlNotified = `UPDATE findings SET notified_at = $2 WHERE finding_id = ANY ($1::text[])`
+const sqlNotified = `UPDATE findings SET notified_at = $2, told_money = money, told_severity = severity WHERE finding_id = ANY ($1::text[])`
 
 // sqlToClear counts what is left and lists what was mailed about and is gone.
 const sqlToClear = `SELECT finding_id FROM findings WHERE state = 'resolved' AND notified_at IS NOT NULL AND cleared_at IS NULL ORDER BY finding_id FOR UPDATE`
