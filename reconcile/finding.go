@@ -205,8 +205,13 @@ type Filter struct {
 	Check   string
 	Account string
 	ID      string
-	After   Position
-	Limit   int
+
+	Severity string // at least this one; "" for all
+	Cause    string
+	Effect   string
+
+	After Position
+	Limit int
 }
 
 // Position is where a page of findings ends.
@@ -221,6 +226,8 @@ const sqlReadFindings = `
 	FROM findings
 	WHERE (last_seen, finding_id) < ($1, $2) AND ($3 = 'all' OR ($3 = '' AND state <> 'resolved') OR state = $3)
 		AND ($4 = '' OR check_name = $4) AND ($5 = '' OR account = $5) AND ($6 = '' OR finding_id = $6)
+		AND ($8 = '' OR array_position(ARRAY['low', 'medium', 'high', 'critical'], severity) >= array_position(ARRAY['low', 'medium', 'high', 'critical'], $8))
+		AND ($9 = '' OR cause = $9) AND ($10 = '' OR effect = $10)
 	ORDER BY last_seen DESC, finding_id DESC
 	LIMIT $7`
 
@@ -231,7 +238,7 @@ func (r *Reconciler) Findings(ctx context.Context, f Filter) (findings []Finding
 	}
 	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		findings = nil
-		return tx.SelectContext(ctx, &findings, sqlReadFindings, f.After.LastSeen, f.After.ID, f.State, f.Check, f.Account, f.ID, f.Limit)
+		return tx.SelectContext(ctx, &findings, sqlReadFindings, f.After.LastSeen, f.After.ID, f.State, f.Check, f.Account, f.ID, f.Limit, f.Severity, f.Cause, f.Effect)
 	})
 	return findings, err
 }

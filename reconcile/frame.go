@@ -24,6 +24,7 @@ type check struct {
 	// daily runs it by the daily schedule, not by the hourly one: for a check that
 	// reads much, here or at Stripe.
 	daily bool
+	spec  string // a schedule of its own, five cron fields; "" for that of its kind
 }
 
 // scope is what one run looks at: half-open, [From, To). A check may be given one

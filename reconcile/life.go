@@ -27,7 +27,7 @@ var severities = []string{"low", "medium", "high", "critical"}
 func rank(severity string) int { return slices.Index(severities, severity) }
 
 // The time left raises the severity: by one grade within a day of the deadline, by
-// two within four hours. What is worth less than one major unit stays below high.
+// two within four hours, and by one once it has passed. What is worth less than one major unit stays below high.
 const (
 	nearDeadline    = 24 * time.Hour
 	nearestDeadline = 4 * time.Hour
@@ -38,8 +38,10 @@ const (
 func grade(m *money, least string, deadline *time.Time, now time.Time) string {
 	base := rank(severityOf(m))
 	grades := base
-	if deadline != nil && deadline.After(now) {
+	if deadline != nil {
 		switch left := deadline.Sub(now); {
+		case left <= 0:
+			grades++
 		case left <= nearestDeadline:
 			grades += 2
 		case left <= nearDeadline:
@@ -83,6 +85,10 @@ func (f Finding) seen(again Finding) (next Finding, did string) {
 	next.State, next.SnoozedUntil, next.NotifiedAt = f.State, f.SnoozedUntil, f.NotifiedAt
 	next.ToldMoney, next.ToldSeverity = f.ToldMoney, f.ToldSeverity
 	next.ResolvedAt, next.ResolvedBy, next.Accepted = f.ResolvedAt, f.ResolvedBy, f.Accepted
+	if f.State == StateSnoozed && !f.SnoozedUntil.After(again.LastSeen) {
+		next.wake()
+		return next, "woke"
+	}
 	if f.State != StateResolved {
 		if rank(again.Severity) > rank(f.Severity) || (again.Currency == f.Currency && again.amount() > f.amount()) {
 			return next, "worsened"
@@ -96,6 +102,11 @@ func (f Finding) seen(again Finding) (next Finding, did string) {
 	next.ResolvedAt, next.ResolvedBy, next.Accepted = nil, "", ""
 	next.NotifiedAt, next.ToldMoney, next.ToldSeverity = nil, nil, ""
 	return next, "reopened"
+}
+
+// wake opens a finding that was snoozed: it is told as if it were new.
+func (f *Finding) wake() {
+	f.State, f.SnoozedUntil, f.NotifiedAt, f.ToldMoney, f.ToldSeverity = StateOpen, nil, nil, nil, ""
 }
 
 // vanished is what becomes of a finding that a run would have seen and has not. One
@@ -163,4 +174,10 @@ func totalsOf(check string, found []disagreement) (string, error) {
 		return "", fmt.Errorf("encode totals: %w", err)
 	}
 	return string(text), nil
+}
+
+// firstLine leaves a stack out of what people read.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }

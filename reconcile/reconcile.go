@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ type StripeReader interface {
 // Mail is what people are told.
 type Mail struct {
 	Subject    string
+	ReplyTo    string // id of the mail that began the thread, as it was staged; "" begins one
+	Urgent     bool   // also for those who are woken for what is high or critical
 	Text, HTML string
 	CSV        []byte // the findings; nil for none
 }
@@ -70,20 +73,27 @@ const (
 
 // Config is what a Reconciler needs.
 type Config struct {
-	DB           *pg.DB
-	Now          func() time.Time
-	Stripe       StripeReader
-	Alerter      Alerter
-	Repairer     Repairer
-	Logger       *slog.Logger
-	Schedule     string        // five cron fields, UTC; "" runs on request only
-	Settle       time.Duration // how far behind the present a window ends
-	Lookback     time.Duration // how long a window is
-	Bucket       time.Duration // of the deliveries to Stripe
-	Policy       string
-	PublicURL    string // for links in mails
-	PerMajorUnit int64  // whole credits per major unit of money; 0: none
-	Calls        int64  // most calls to Stripe that one run of one check makes; 0: callsDefault
+	DB             *pg.DB
+	Now            func() time.Time
+	Stripe         StripeReader
+	Alerter        Alerter
+	Repairer       Repairer
+	Logger         *slog.Logger
+	Schedule       string            // of cheap checks: five cron fields, UTC; "" runs on request only
+	Daily          string            // of dear checks; "" is Schedule
+	Schedules      map[string]string // of single checks, by name
+	Settle         time.Duration     // how far behind the present a window ends
+	Lookback       time.Duration     // how long a window is
+	Bucket         time.Duration     // of the deliveries to Stripe
+	Policy         string
+	PublicURL      string        // for links in mails
+	FindingPath    string        // of the page about a finding, its id left out; "" is the API's
+	Livemode       bool          // of the Stripe account, for links to its dashboard
+	PerMajorUnit   int64         // whole credits per major unit of money; 0: none
+	Cooldown       time.Duration // least time between two mails that are not urgent
+	Digest, Weekly string        // when the reports are mailed, five cron fields, UTC; "" or off for never
+	Webhook        Webhook
+	Calls          int64 // most calls to Stripe that one run of one check makes; 0: callsDefault
 }
 
 // callsDefault keeps a run within about two minutes of what Stripe allows.
@@ -93,6 +103,7 @@ const callsDefault = 10_000
 type Reconciler struct {
 	Config
 	checks []check
+	poster *http.Client // of webhooks
 
 	runMax, hangGrace time.Duration // bounds of a run, shortened by tests
 }
@@ -105,14 +116,18 @@ func New(c Config) *Reconciler {
 	if c.Lookback == 0 {
 		c.Lookback = 72 * time.Hour
 	}
+	if c.FindingPath == "" {
+		c.FindingPath = "/v1/findings/"
+	}
 	if c.Calls == 0 {
 		c.Calls = callsDefault
 	}
-	r := &Reconciler{Config: c, runMax: runMax, hangGrace: hangGrace}
+	r := &Reconciler{Config: c, poster: c.Webhook.client(), runMax: runMax, hangGrace: hangGrace}
 	r.checks = []check{
 		{name: "usage.totals", description: "our usage with what Stripe has counted, per customer, meter and hour", run: r.usageTotals},
 		{name: "credits.payments", description: "every paid purchase of credits at Stripe with exactly one purchase grant", run: r.creditsPayments},
 		{name: "ledger.balances", description: "balances, grants' remainders and what reservations hold with the journal", run: r.ledgerBalances},
+		{name: silenceCheck, description: "every check with its schedule: one that has not succeeded in its time is a finding", run: r.silence, spec: silenceSpec},
 	}
 	return r
 }

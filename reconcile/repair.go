@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
+	"tallystick/api"
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
 )
@@ -30,9 +29,9 @@ type Outcome struct {
 	Done    bool
 }
 
-// Repair mends one finding. With dryRun it only says what it would do. Done again,
+// Repair mends one finding. A dry run only says what it would do. Done again,
 // it changes nothing: a finding is repaired once for each time that it opened.
-func (r *Reconciler) Repair(ctx context.Context, id, actor string, dryRun bool) (Outcome, error) {
+func (r *Reconciler) Repair(ctx context.Context, id, actor string, q api.RepairRequest) (Outcome, error) {
 	f, err := r.Finding(ctx, id)
 	if err != nil {
 		return Outcome{}, err
@@ -43,10 +42,10 @@ func (r *Reconciler) Repair(ctx context.Context, id, actor string, dryRun bool) 
 		return out, errNotOpen
 	case f.Repair == "":
 		return out, errNoRepair
-	case r.Policy == RepairOff && !dryRun:
+	case r.Policy == RepairOff && !q.DryRun:
 		return out, errRepairOff
 	}
-	if dryRun {
+	if q.DryRun {
 		out.Result = f.plan()
 		return out, nil
 	}
@@ -200,7 +199,10 @@ func (r *Reconciler) mend(ctx context.Context, tx *sqlx.Tx, f Finding, missing [
 			return result, false, nil
 		}
 	}
-	_, err = tx.ExecContext(ctx, sqlRepaired, f.ID, locked.TimesOpen, f.Repair, result, actor, r.Now())
+	now := r.Now()
+	if _, err = tx.ExecContext(ctx, sqlRepaired, f.ID, locked.TimesOpen, f.Repair, result, actor, now); err == nil {
+		err = addHistory(ctx, tx, f.ID, entry{action: "repaired", at: now, actor: actor, detail: result})
+	}
 	return result, err == nil, err
 }
 
@@ -239,7 +241,7 @@ func (r *Reconciler) RepairAllSafe(ctx context.Context, actor string) ([]Outcome
 	}
 	outcomes := make([]Outcome, 0, len(ids))
 	for _, id := range ids {
-		out, err := r.Repair(ctx, id, actor, false)
+		out, err := r.Repair(ctx, id, actor, api.RepairRequest{})
 		if err != nil {
 			return outcomes, fmt.Errorf("repair %s: %w", id, err)
 		}
@@ -250,75 +252,5 @@ func (r *Reconciler) RepairAllSafe(ctx context.Context, actor string) ([]Outcome
 
 func (r *Reconciler) repairSafe(ctx context.Context) error {
 	_, err := r.RepairAllSafe(ctx, "system:policy")
-	return err
-}
-
-// sqlOwed lists the findings about which a mail is owed.
-const sqlOwed = `
-	SELECT ` + findingColumns + `
-	FROM findings
-	WHERE (state = 'open' AND (notified_at IS NULL OR coalesce(money, 0) > coalesce(told_money, 0)))
-		OR (state = 'acknowledged' AND told_severity <> ''
-			AND array_position(ARRAY['low', 'medium', 'high', 'critical'], severity) > array_position(ARRAY['low', 'medium', 'high', 'critical'], told_severity))
-	ORDER BY money DESC NULLS LAST, finding_id
-	FOR UPDATE`
-
-// sqlNotified relies on findings_pkey.
-const sqlNotified = `UPDATE findings SET notified_at = $2, told_money = money, told_severity = severity WHERE finding_id = ANY ($1::text[])`
-
-// sqlToClear counts what is left and lists what was mailed about and is gone.
-const sqlToClear = `SELECT finding_id FROM findings WHERE state = 'resolved' AND notified_at IS NOT NULL AND cleared_at IS NULL ORDER BY finding_id FOR UPDATE`
-
-// sqlOpenCount counts what is not resolved.
-const sqlOpenCount = `SELECT count(*) FROM findings WHERE state <> 'resolved'`
-
-// sqlCleared relies on findings_pkey.
-const sqlCleared = `UPDATE findings SET cleared_at = $2 WHERE finding_id = ANY ($1::text[])`
-
-// notify stages one mail about everything that is new, and one when everything
-// that was mailed about is gone, each in the transaction that marks it as told.
-func (r *Reconciler) notify(ctx context.Context) error {
-	now := r.Now()
-	return r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
-		var owed []Finding
-		if err := tx.SelectContext(ctx, &owed, sqlOwed); err != nil {
-			return fmt.Errorf("list findings to mail: %w", err)
-		}
-		if len(owed) > 0 {
-			return r.tell(ctx, tx, owed, now)
-		}
-		var open int
-		var gone []string
-		if err := tx.GetContext(ctx, &open, sqlOpenCount); err != nil || open > 0 {
-			return err
-		}
-		if err := tx.SelectContext(ctx, &gone, sqlToClear); err != nil || len(gone) == 0 {
-			return err
-		}
-		m, err := r.clearMail(len(gone), now)
-		if err != nil {
-			return err
-		}
-		if err := r.Alerter.StageMail(ctx, tx, "clear:"+gone[0]+":"+now.Format(time.RFC3339Nano), m); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, sqlCleared, pq.StringArray(gone), now)
-		return err
-	})
-}
-
-func (r *Reconciler) tell(ctx context.Context, tx *sqlx.Tx, owed []Finding, now time.Time) error {
-	ids := make(pq.StringArray, len(owed))
-	for i, f := range owed {
-		ids[i] = f.ID
-	}
-	m, err := r.findingsMail(owed, now)
-	if err != nil {
-		return err
-	}
-	if err := r.Alerter.StageMail(ctx, tx, "findings:"+owed[0].ID+":"+now.Format(time.RFC3339Nano), m); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, sqlNotified, ids, now)
 	return err
 }

@@ -17,11 +17,11 @@ const (
 
 // cancelArgs names the meter events that are too much at Stripe.
 type cancelArgs struct {
-	Account    string       `json:"account"`
-	Meter      string       `json:"meter"`
-	EventName  string       `json:"event_name"`
+	Account    string           `json:"account"`
+	Meter      string           `json:"meter"`
+	EventName  string           `json:"event_name"`
 	Events     []meterEventArgs `json:"events"`
-	ReceivedAt time.Time    `json:"received_at"` // of the oldest, as far as is known: Stripe cancels for 24 hours from it
+	ReceivedAt time.Time        `json:"received_at"` // of the oldest, as far as is known: Stripe cancels for 24 hours from it
 }
 
 // meterEventArgs is one that Stripe has counted.

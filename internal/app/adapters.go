@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -40,21 +41,36 @@ func (s usageSender) SendMeterEvent(ctx context.Context, e outbox.MeterEvent) ou
 // alerter turns the auditor's mails into mails of the outbox.
 type alerter struct {
 	to     []string
+	urgent []string // mailed, too, about what is urgent
 	now    func() time.Time
 	domain string
 }
 
 // StageMail is reconcile.Alerter.
 func (a alerter) StageMail(ctx context.Context, tx *sqlx.Tx, id string, m reconcile.Mail) error {
-	if len(a.to) == 0 {
+	to := slices.Clone(a.to)
+	if m.Urgent {
+		to = append(to, a.urgent...)
+	}
+	slices.Sort(to)
+	if to = slices.Compact(to); len(to) == 0 {
 		return nil // up without a recipient: findings are seen, nobody is mailed
 	}
-	sum := sha256.Sum256([]byte(id))
-	message := mail.Message{ID: hex.EncodeToString(sum[:16]) + "@" + a.domain, To: a.to, Subject: m.Subject, Text: m.Text, HTML: m.HTML}
+	message := mail.Message{ID: a.messageID(id), To: to, Subject: m.Subject, Text: m.Text, HTML: m.HTML}
+	if m.ReplyTo != "" {
+		message.InReplyTo = a.messageID(m.ReplyTo)
+	}
 	if m.CSV != nil {
 		message.Attachments = []mail.Attachment{{Name: "findings.csv", ContentType: "text/csv", Content: m.CSV}}
 	}
 	return outbox.StageMail(ctx, tx, a.now(), id, message)
+}
+
+// messageID is the same for the same cause, so that a thread holds together and a
+// mail that was sent twice is one.
+func (a alerter) messageID(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:16]) + "@" + a.domain
 }
 
 // repairer lets the packages that own the data mend it.
