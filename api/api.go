@@ -67,6 +67,7 @@ type Account struct {
 	Low             bool              `json:"low"`
 	Metadata        map[string]string `json:"metadata"`
 	Balance         Balance           `json:"balance"`
+	OpenDisputes    int               `json:"open_disputes"`
 	Grants          []OpenGrant       `json:"grants,omitempty"`
 	CreatedAt       time.Time         `json:"created_at"`
 	UpdatedAt       time.Time         `json:"updated_at"`

@@ -32,6 +32,7 @@ type Account struct {
 	Metadata   string         // a JSON object
 	Customers  []string       // Stripe customers; usage goes to the first
 	Balance    Balance
+	Disputes   int // open ones; they flag the account
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 }
@@ -112,6 +113,7 @@ type accountRecord struct {
 	Seconds    *int           `db:"in_doubt_seconds"`
 	Metadata   string         `db:"metadata"`
 	Customers  pq.StringArray `db:"customers"`
+	Disputes   int            `db:"disputes"`
 	Balance
 	CreatedAt time.Time `db:"created_at"`
 	UpdatedAt time.Time `db:"updated_at"`
@@ -120,7 +122,7 @@ type accountRecord struct {
 func (r accountRecord) account() Account {
 	a := Account{
 		Ref: Ref{Part: r.Part, Account: r.Account}, Name: r.Name, Overdraft: r.Overdraft, LowBalance: r.LowBalance, Metadata: r.Metadata,
-		Customers: r.Customers, Balance: r.Balance, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
+		Customers: r.Customers, Balance: r.Balance, Disputes: r.Disputes, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.Action != nil && r.Seconds != nil {
 		a.InDoubt = &InDoubt{Action: *r.Action, Seconds: *r.Seconds}
@@ -128,10 +130,12 @@ func (r accountRecord) account() Account {
 	return a
 }
 
-// sqlReadAccount relies on accounts_pkey and stripe_customers_by_account.
+// sqlReadAccount relies on accounts_pkey, stripe_customers_by_account and
+// disputes_open.
 const sqlReadAccount = `
 	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
-		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
+		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers,
+		(SELECT count(*) FROM disputes d WHERE d.part = a.part AND d.account = a.account AND d.closed_at IS NULL) AS disputes
 	FROM accounts a
 	WHERE a.part = $1 AND a.account = $2`
 
@@ -148,10 +152,11 @@ func ReadAccount(ctx context.Context, tx *sqlx.Tx, ref Ref) (Account, error) {
 	return r.account(), nil
 }
 
-// sqlListAccounts pages over accounts_pkey.
+// sqlListAccounts pages over accounts_pkey; the rest is as for sqlReadAccount.
 const sqlListAccounts = `
 	SELECT a.part, a.account, a.name, a.overdraft, a.low_balance, a.in_doubt_action, a.in_doubt_seconds, a.metadata, a.available, a.held, a.debt, a.version, a.created_at, a.updated_at,
-		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers
+		ARRAY(SELECT c.customer FROM stripe_customers c WHERE c.part = a.part AND c.account = a.account ORDER BY c.position) AS customers,
+		(SELECT count(*) FROM disputes d WHERE d.part = a.part AND d.account = a.account AND d.closed_at IS NULL) AS disputes
 	FROM accounts a
 	WHERE (a.part, a.account) > ($1, $2)
 	ORDER BY a.part, a.account
@@ -238,23 +243,4 @@ func (r transferRecord) transfer(ref Ref) Transfer {
 		After: Balance{Available: r.AvailableAfter, Held: r.HeldAfter, Debt: r.DebtAfter, Version: r.Version},
 		Actor: r.Actor, Note: r.Note, PostedAt: r.PostedAt.UTC(), Hash: r.Hash,
 	}
-}
-
-// sqlAccountOfCustomer relies on stripe_customers_pkey.
-const sqlAccountOfCustomer = `SELECT part, account FROM stripe_customers WHERE customer = $1`
-
-// AccountOfCustomer gives the account that a Stripe customer is tied to, or ErrNoAccount.
-func AccountOfCustomer(ctx context.Context, tx *sqlx.Tx, customer string) (Ref, error) {
-	var r struct {
-		Part    int16  `db:"part"`
-		Account string `db:"account"`
-	}
-	err := tx.GetContext(ctx, &r, sqlAccountOfCustomer, customer)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Ref{}, ErrNoAccount
-	}
-	if err != nil {
-		return Ref{}, fmt.Errorf("find the account of customer %s: %w", customer, err)
-	}
-	return Ref{Part: r.Part, Account: r.Account}, nil
 }

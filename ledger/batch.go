@@ -243,20 +243,37 @@ func grantLiterals(t *Transfer) (ids, amounts string) {
 	return string(append(names, '}')), string(append(changes, '}'))
 }
 
-// sqlInsertGrant relies on grants_pkey: the same grant is never made twice.
-const sqlInsertGrant = `
+// sqlInsertGrants relies on grants_pkey: the same grant is never made twice.
+const sqlInsertGrants = `
 	INSERT INTO grants (part, account, grant_id, kind, credits, remaining, priority, expires_at, reason, payment, fingerprint, transfer_version, created_at)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+	SELECT part, account, grant_id, kind, credits, remaining, priority, expires_at, reason, nullif(payment, ''), fingerprint, transfer_version, created_at
+	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::text[], $10::text[],
+		$11::bytea[], $12::bigint[], $13::timestamptz[])
+		AS g (part, account, grant_id, kind, credits, remaining, priority, expires_at, reason, payment, fingerprint, transfer_version, created_at)`
 
-// saveNewGrants writes one by one: grants are rare beside usage.
 func (b *Batch) saveNewGrants(ctx context.Context, tx *sqlx.Tx) error {
-	for _, g := range b.made {
-		ref := b.known[g]
-		_, err := tx.ExecContext(ctx, sqlInsertGrant, ref.Part, ref.Account, g.ID, string(g.Kind), g.Credits, g.Remaining, g.Priority,
-			g.ExpiresAt, g.Reason, g.Payment, g.Fingerprint, g.TransferVersion, g.CreatedAt)
-		if err != nil {
-			return fmt.Errorf("insert grant %s of %s: %w", g.ID, ref.Account, err)
+	n := len(b.made)
+	if n == 0 {
+		return nil
+	}
+	refs, ids, kinds, reasons, payments := make([]Ref, n), make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n)
+	credits, remainders, priorities, versions := make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n)
+	expiries, times, fingerprints := make(pg.Times, n), make(pg.Times, n), make(pg.Byteas, n)
+	for i, g := range b.made {
+		refs[i], ids[i], kinds[i], reasons[i], fingerprints[i], times[i] = b.known[g], g.ID, string(g.Kind), g.Reason, g.Fingerprint, g.CreatedAt
+		credits[i], remainders[i], priorities[i], versions[i] = int64(g.Credits), int64(g.Remaining), int64(g.Priority), g.TransferVersion
+		if g.ExpiresAt != nil {
+			expiries[i] = *g.ExpiresAt
 		}
+		if g.Payment != nil {
+			payments[i] = *g.Payment
+		}
+	}
+	parts, accounts := columns(refs)
+	_, err := tx.ExecContext(ctx, sqlInsertGrants, parts, accounts, ids, kinds, credits, remainders, priorities, expiries, reasons, payments,
+		fingerprints, versions, times)
+	if err != nil {
+		return fmt.Errorf("insert grants: %w", err)
 	}
 	return nil
 }

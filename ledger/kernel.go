@@ -58,6 +58,8 @@ const (
 	KindVoid         Kind = "void"    // takes usage back
 	KindRefund       Kind = "refund"
 	KindRefundFailed Kind = "refund_failed"
+	KindDispute      Kind = "dispute"     // taken back because the buyer's bank took the money
+	KindDisputeWon   Kind = "dispute_won" // given back because money came back
 	KindExpiry       Kind = "expiry"
 	KindAdjustment   Kind = "adjustment"
 	KindDebtRepaid   Kind = "debt_repaid"
@@ -75,6 +77,7 @@ const (
 	BookGrants      Book = "grants"
 	BookUsage       Book = "usage"
 	BookRefunds     Book = "refunds"
+	BookDisputes    Book = "disputes"
 	BookExpired     Book = "expired"
 	BookAdjustments Book = "adjustments"
 )
@@ -84,6 +87,7 @@ var outside = map[Kind]Book{
 	KindPurchase: BookPurchases, KindGrant: BookGrants, KindUsage: BookUsage, KindRefund: BookRefunds,
 	KindRefundFailed: BookRefunds, KindExpiry: BookExpired, KindAdjustment: BookAdjustments, KindDebtRepaid: BookDebt,
 	KindHold: BookHeld, KindUnhold: BookHeld, KindCapture: BookUsage, KindVoid: BookUsage,
+	KindDispute: BookDisputes, KindDisputeWon: BookDisputes,
 }
 
 // Balance is what an account has, at one version of it.
@@ -146,7 +150,7 @@ type Operation struct {
 	Kind   Kind
 	Cause  string        // id of the usage, grant, refund, adjustment or reservation behind it
 	Amount credit.Amount // never negative, except for an adjustment
-	Grant  *Grant        // the grant to make (purchase, grant), or the one that a refund concerns
+	Grant  *Grant        // the grant to make (purchase, grant), or the one that a refund or a dispute concerns
 	Hold   *Hold         // what is to end by an unhold or a capture, or what a voided usage took; nil: a capture after the hold's end
 	Actor  string
 	Note   string
@@ -176,7 +180,7 @@ type Transfer struct {
 //
 // Grants that are due expire first. Spending takes the open grants in order and
 // then the overdraft. New credits pay debt first and then what is overdrawn; the
-// rest is the grant's. Taking back for a refund takes from the grant concerned,
+// rest is the grant's. Taking back for a refund or a dispute takes from the grant concerned,
 // then from the others, never into the overdraft; what is missing becomes debt.
 //
 // A hold spends into held, so it is refused where usage would be. What is held
@@ -207,9 +211,9 @@ func Decide(s *State, op Operation) ([]Transfer, error) {
 		} else {
 			d.credit(op.Grant, op.Amount)
 		}
-	case KindRefund:
+	case KindRefund, KindDispute:
 		d.takeBack()
-	case KindRefundFailed:
+	case KindRefundFailed, KindDisputeWon:
 		d.credit(d.find(op.Grant), op.Amount)
 	case KindExpiry: // done above
 	case KindDebtRepaid: // check refuses it
@@ -250,13 +254,13 @@ func check(s *State, op Operation) error {
 		return ErrTooMany
 	}
 	switch op.Kind {
-	case KindRefundFailed:
+	case KindRefundFailed, KindDisputeWon:
 		return checkRoom(s, op)
 	case KindUnhold, KindCapture:
 		return checkHold(s, op)
 	case KindVoid:
 		return checkVoid(op)
-	case KindPurchase, KindGrant, KindUsage, KindHold, KindRefund, KindExpiry, KindAdjustment, KindDebtRepaid:
+	case KindPurchase, KindGrant, KindUsage, KindHold, KindRefund, KindDispute, KindExpiry, KindAdjustment, KindDebtRepaid:
 	}
 	return nil
 }
@@ -269,9 +273,9 @@ func countable(s *State, op Operation) bool {
 		return false
 	}
 	switch op.Kind {
-	case KindPurchase, KindGrant, KindAdjustment, KindRefundFailed, KindVoid:
+	case KindPurchase, KindGrant, KindAdjustment, KindRefundFailed, KindDisputeWon, KindVoid:
 		return op.Amount <= 0 || op.Amount <= balanceMax-max(s.Available, 0)-s.Held
-	case KindRefund, KindCapture:
+	case KindRefund, KindDispute, KindCapture:
 		return op.Amount <= balanceMax-s.Debt
 	case KindUsage, KindHold, KindUnhold, KindExpiry, KindDebtRepaid:
 	}
@@ -423,6 +427,6 @@ func (d *decision) move(book Book, by credit.Amount) {
 		d.s.Held += by
 	case BookDebt:
 		d.s.Debt -= by // the book's balance is minus what is owed
-	case BookPurchases, BookGrants, BookUsage, BookRefunds, BookExpired, BookAdjustments: // not this account's
+	case BookPurchases, BookGrants, BookUsage, BookRefunds, BookDisputes, BookExpired, BookAdjustments: // not this account's
 	}
 }

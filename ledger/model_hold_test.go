@@ -259,7 +259,8 @@ func (w *world) refundFailed(t *rapid.T) {
 		}
 		amount := credit.Amount(rapid.IntRange(1, int(w.clawed[g.id])).Draw(t, "back"))
 		refusal := unless(w.roomFor(amount), ledger.ErrTooMany)
-		w.do(t, "refund failed", ledger.Operation{Kind: ledger.KindRefundFailed, Cause: w.id("rf"), Amount: amount, Grant: w.grants[g.id]}, refusal)
+		kind := rapid.SampledFrom([]ledger.Kind{ledger.KindRefundFailed, ledger.KindDisputeWon}).Draw(t, "kind")
+		w.do(t, "refund failed", ledger.Operation{Kind: kind, Cause: w.id("rf"), Amount: amount, Grant: w.grants[g.id]}, refusal)
 		if refusal != nil {
 			return
 		}

@@ -66,7 +66,9 @@ func (w *world) illegalOperations() []illegalOperation {
 	if n := len(w.naive.grants); n > 0 {
 		g := w.naive.grants[n-1]
 		if back := g.credits - g.left + 1; w.roomFor(back) {
-			list = append(list, illegalOperation{"more comes back than was taken", ledger.Operation{Kind: ledger.KindRefundFailed, Amount: back * w.unit, Grant: w.grants[g.id]}, broken})
+			for _, kind := range []ledger.Kind{ledger.KindRefundFailed, ledger.KindDisputeWon} {
+				list = append(list, illegalOperation{"more comes back than was taken", ledger.Operation{Kind: kind, Amount: back * w.unit, Grant: w.grants[g.id]}, broken})
+			}
 		}
 	}
 	return list

@@ -234,7 +234,8 @@ func (w *world) refund(t *rapid.T) {
 	g := w.naive.grants[rapid.IntRange(0, len(w.naive.grants)-1).Draw(t, "grant")]
 	amount := credit.Amount(rapid.IntRange(0, int(g.credits-w.clawed[g.id])).Draw(t, "amount"))
 	refusal := unless(w.fits(w.naive.debt, amount), ledger.ErrTooMany)
-	w.do(t, "refund", ledger.Operation{Kind: ledger.KindRefund, Cause: w.id("re"), Amount: amount, Grant: w.grants[g.id]}, refusal)
+	kind := rapid.SampledFrom([]ledger.Kind{ledger.KindRefund, ledger.KindDispute}).Draw(t, "kind")
+	w.do(t, "refund", ledger.Operation{Kind: kind, Cause: w.id("re"), Amount: amount, Grant: w.grants[g.id]}, refusal)
 	if refusal != nil {
 		return
 	}

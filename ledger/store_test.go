@@ -48,7 +48,8 @@ func apply(db *pg.DB, ref ledger.Ref, op ledger.Operation) (transfers []ledger.T
 
 // applyLoaded runs one operation on a locked account, and saves what it did.
 func applyLoaded(ctx context.Context, tx *sqlx.Tx, b *ledger.Batch, ref ledger.Ref, op ledger.Operation) (transfers []ledger.Transfer, err error) {
-	if op.Kind == ledger.KindRefund || op.Kind == ledger.KindRefundFailed {
+	switch op.Kind { //nolint:exhaustive // the others concern no grant that stands
+	case ledger.KindRefund, ledger.KindRefundFailed, ledger.KindDispute, ledger.KindDisputeWon:
 		if op.Grant, err = b.Grant(ctx, tx, ref, op.Grant.ID); err != nil {
 			return nil, err
 		}

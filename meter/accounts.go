@@ -144,7 +144,7 @@ func readAccount(r *http.Request, tx *sqlx.Tx, ref ledger.Ref) (api.Account, err
 func wireAccount(a ledger.Account) (api.Account, error) {
 	answer := api.Account{
 		Account: a.Account, Name: a.Name, StripeCustomers: a.Customers, Overdraft: api.Decimal(a.Overdraft.String()),
-		Balance: wireBalance(a.Balance), CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+		Balance: wireBalance(a.Balance), OpenDisputes: a.Disputes, CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
 	}
 	if answer.StripeCustomers == nil {
 		answer.StripeCustomers = []string{}

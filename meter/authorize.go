@@ -37,6 +37,9 @@ func callerOf(ctx context.Context) *caller {
 	return &caller{}
 }
 
+// Actor names who makes a request that was let through, for the journal.
+func Actor(ctx context.Context) string { return actor(ctx) }
+
 // actor names who makes a request, for the journal.
 func actor(ctx context.Context) string { return callerOf(ctx).actor }
 

@@ -5,30 +5,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"tallystick/internal/credit"
-	"tallystick/internal/fault"
 	"tallystick/internal/stripe"
 )
 
 // facts are what Stripe says of a payment, and what it buys.
 type facts struct {
-	payment   string // the payment intent, or the session when there is none
+	payment   string // the payment intent, else the session, else the invoice
 	session   string
+	invoice   string
 	customer  string
-	account   string // as named by the buyer's session or the payment; "" leaves the customer to decide
+	account   string // as named by the buyer's session, the invoice or the payment; "" leaves the customer to decide
 	money     int64
 	currency  string
 	livemode  bool
 	createdAt time.Time
 	offer     offer
 	problem   string // why the credits are not known
-	refunds   []stripe.Refund
-	seen      time.Time // updated_at of our record before Stripe was asked; zero without one
+	unpaid    string // why it counts as paid no more; all else is empty then
+	returns   []moneyBack
+	disputes  []stripe.Dispute
+	note      string // for the journal, when a person has mapped it
+	seen      known  // our record before Stripe was asked
+}
+
+// known tells in which state our record of a payment is.
+type known struct {
+	State     string    `db:"state"` // "" without a record
+	UpdatedAt time.Time `db:"updated_at"`
 }
 
 // offer is what a payment buys.
@@ -39,64 +47,153 @@ type offer struct {
 	hasPriority bool
 }
 
-// read gathers the facts of a payment, nil when it has not been paid or does not
-// concern us. It calls Stripe and is never called inside a transaction.
-func (h *Webhooks) read(ctx context.Context, payment string) (*facts, error) {
-	seen, err := h.seen(ctx, payment)
-	if err != nil {
+// read gathers the facts of the payment that a lead leads to, nil when it has not
+// been paid or does not concern us. It calls Stripe and is never called inside a
+// transaction.
+func (h *Webhooks) read(ctx context.Context, lead string, seen known) (*facts, error) {
+	f, err := h.ask(ctx, lead, seen)
+	if f == nil || err != nil {
 		return nil, err
 	}
-	f, err := h.ask(ctx, payment)
-	if f != nil {
-		f.seen = seen
+	if f.payment != lead { // what was seen is of another record: look at the right one, and ask again
+		if seen, err = h.seen(ctx, f.payment); err != nil {
+			return nil, err
+		}
+		if f, err = h.ask(ctx, f.payment, seen); f == nil || err != nil {
+			return nil, err
+		}
 	}
-	return f, err
+	f.seen = seen
+	return f, nil
 }
 
 // ask is read without a look at our own records.
-func (h *Webhooks) ask(ctx context.Context, payment string) (*facts, error) {
-	if strings.HasPrefix(payment, "cs_") {
-		s, err := h.stripe.Session(ctx, payment)
-		if err != nil || s.PaymentIntent != "" || s.Status != "complete" || s.PaymentStatus == "unpaid" || s.Mode != "payment" {
-			return nil, away(err) // a subscription's session has no payment intent either, and buys no credits
-		}
-		return h.sessionFacts(s, stripe.PaymentIntent{}), nil
+func (h *Webhooks) ask(ctx context.Context, lead string, seen known) (*facts, error) {
+	switch {
+	case isSession(lead):
+		return h.askSession(ctx, lead, seen)
+	case isInvoice(lead):
+		return h.askInvoice(ctx, lead, seen)
 	}
-	pi, err := h.stripe.PaymentIntent(ctx, payment)
-	if err != nil {
+	return h.askIntent(ctx, lead, seen)
+}
+
+// failed are the facts of a payment that is not paid. Nobody but who has taken it
+// for paid before needs them.
+func failed(payment string, seen known, why string) *facts {
+	if seen.State != stateGranted {
+		return nil
+	}
+	return &facts{payment: payment, unpaid: why}
+}
+
+func (h *Webhooks) askSession(ctx context.Context, id string, seen known) (*facts, error) {
+	s, err := h.stripe.Session(ctx, id)
+	switch {
+	case err != nil:
 		return nil, away(err)
-	}
-	if pi.Status != "succeeded" {
+	case s.PaymentIntent != "":
+		return h.askIntent(ctx, s.PaymentIntent, seen)
+	case s.Mode != "payment": // a subscription's session has no payment intent either, and its invoice buys
 		return nil, nil
+	case s.Status != "complete" || s.PaymentStatus == "unpaid":
+		return failed(id, seen, fmt.Sprintf("checkout session %s is %s and %s", id, s.Status, s.PaymentStatus)), nil
 	}
-	s, ok, err := h.stripe.SessionOf(ctx, payment)
-	if err != nil {
+	return h.sessionFacts(s, stripe.PaymentIntent{}), nil
+}
+
+func (h *Webhooks) askIntent(ctx context.Context, id string, seen known) (*facts, error) {
+	pi, err := h.stripe.PaymentIntent(ctx, id)
+	switch {
+	case err != nil:
 		return nil, away(err)
+	case pi.Status == "succeeded":
+	case pi.Invoice != "" && seen.State == "": // it may have been paid by another way
+		return h.askInvoice(ctx, pi.Invoice, seen)
+	default:
+		return failed(id, seen, fmt.Sprintf("payment intent %s is %s", id, pi.Status)), nil
 	}
-	refunds, err := h.stripe.RefundsOf(ctx, payment)
+	s, ok, err := h.stripe.SessionOf(ctx, id)
 	if err != nil {
 		return nil, away(err)
 	}
 	var f *facts
+	var i stripe.Invoice
 	switch {
-	case ok && s.Mode != "payment", !ok && pi.Invoice != "":
-		return nil, nil
-	case ok: // a session may make an invoice of its payment: it is a purchase all the same
+	case ok && s.Mode == "payment": // it may make an invoice of its payment: it is a purchase all the same
 		f = h.sessionFacts(s, pi)
+		f.invoice = pi.Invoice
+	case pi.Invoice != "":
+		if i, err = h.stripe.Invoice(ctx, pi.Invoice); err != nil {
+			return nil, away(err)
+		}
+		f = invoiceFacts(i, pi)
+	case ok: // a session that only sets something up
 	default:
 		f = h.intentFacts(pi)
 	}
-	f.refunds = refunds
-	return f, nil
+	if f == nil {
+		return nil, nil
+	}
+	return f, h.askReturns(ctx, f)
 }
 
-// away makes an outage of Stripe an outage to our callers, too: its errors that
-// are no plain answer.
-func away(err error) error {
-	if err == nil || stripe.IsMissing(err) {
-		return err
+// askInvoice is for an invoice by itself. What was paid by a payment intent or in
+// a checkout session counts as that, so that one purchase has one key.
+func (h *Webhooks) askInvoice(ctx context.Context, id string, seen known) (*facts, error) {
+	i, err := h.stripe.Invoice(ctx, id)
+	if err != nil {
+		return nil, away(err)
 	}
-	return fault.ErrUnavailable.With(err)
+	pi := stripe.PaymentIntent{}
+	if i.PaymentIntent != "" {
+		if pi, err = h.stripe.PaymentIntent(ctx, i.PaymentIntent); err != nil {
+			return nil, away(err)
+		}
+		if pi.Status == "succeeded" {
+			return &facts{payment: pi.ID}, nil // read asks about that one
+		}
+	}
+	if i.Status != "paid" {
+		return failed(id, seen, fmt.Sprintf("invoice %s is %s", id, i.Status)), nil
+	}
+	if i.Subscription == "" && i.Customer != "" {
+		s, ok, err := h.stripe.SessionOfInvoice(ctx, i.Customer, id)
+		if err != nil {
+			return nil, away(err)
+		}
+		if ok && s.Mode == "payment" {
+			return h.sessionFacts(s, pi), nil
+		}
+	}
+	f := invoiceFacts(i, pi)
+	if f == nil {
+		return nil, nil
+	}
+	return f, h.askReturns(ctx, f)
+}
+
+// askReturns adds what has gone back of a payment: by refunds, by disputes and by
+// credit notes.
+func (h *Webhooks) askReturns(ctx context.Context, f *facts) error {
+	var refunds []stripe.Refund
+	var err error
+	if !isInvoice(f.payment) && !isSession(f.payment) {
+		if f.disputes, err = h.stripe.DisputesOf(ctx, f.payment); err != nil {
+			return away(err)
+		}
+		if refunds, err = h.stripe.RefundsOf(ctx, f.payment); err != nil {
+			return away(err)
+		}
+	}
+	var notes []stripe.CreditNote
+	if f.invoice != "" {
+		if notes, err = h.stripe.CreditNotesOf(ctx, f.invoice); err != nil {
+			return away(err)
+		}
+	}
+	f.returns, err = returnsOf(refunds, f.disputes, notes)
+	return err
 }
 
 func (h *Webhooks) sessionFacts(s stripe.Session, pi stripe.PaymentIntent) *facts {
@@ -143,6 +240,49 @@ func (f *facts) price(perMajor int64, found bool, err error) {
 	if f.problem == "" && f.offer.credits <= 0 {
 		f.problem = "it buys no credits"
 	}
+}
+
+// invoiceFacts are of an invoice that was paid: by the payment intent, outside of
+// Stripe, or out of the customer's balance. It buys credits only where a line, the
+// invoice or the payment says so: most invoices are for something else. One that
+// asked for no money buys none, such as the first of a trial.
+func invoiceFacts(i stripe.Invoice, pi stripe.PaymentIntent) *facts {
+	if i.Total <= 0 {
+		return nil
+	}
+	f := &facts{
+		payment: i.ID, invoice: i.ID, customer: cmp.Or(i.Customer, pi.Customer), money: i.Total, currency: i.Currency, livemode: i.Livemode,
+		createdAt: i.CreatedAt, account: cmp.Or(i.Metadata["account"], pi.Metadata["account"]),
+	}
+	if pi.Status == "succeeded" {
+		f.payment, f.createdAt = pi.ID, pi.CreatedAt
+	}
+	o, found, err := itemsOffer(lineItems(i.Lines))
+	if !found && err == nil && i.Subscription == "" {
+		if o, found, err = metadataOffer(i.Metadata); !found && err == nil {
+			o, found, err = metadataOffer(pi.Metadata)
+		}
+	}
+	if !found && err == nil {
+		return nil
+	}
+	f.offer = o
+	f.price(0, found, err)
+	return f
+}
+
+// lineItems are the lines that buy something whole: not what is billed by usage,
+// and no part of a period.
+func lineItems(lines []stripe.InvoiceLine) (items []stripe.Item) {
+	for _, line := range lines {
+		if line.Metered || line.Proration || line.Quantity <= 0 || line.Money < 0 {
+			continue
+		}
+		items = append(items, stripe.Item{
+			Price: line.Price, Product: line.Product, Quantity: line.Quantity, PriceMetadata: line.PriceMetadata, ProductMetadata: line.ProductMetadata,
+		})
+	}
+	return items
 }
 
 // itemsOffer adds up what the lines buy: each by its price's metadata.credits,
@@ -211,38 +351,4 @@ func creditsOf(money int64, currency string, perMajor int64) (credit.Amount, err
 	minor := cmp.Or(minorUnits[strings.ToLower(currency)], 100)
 	n, err := credit.Scale(money, int64(credit.Whole(perMajor)), minor)
 	return credit.Amount(n), err
-}
-
-// clawback is what one refund is to take back.
-type clawback struct {
-	refund  string
-	money   int64
-	credits credit.Amount
-}
-
-// clawbacks divides what refunds take back. The sum over the refunds so far is in
-// proportion to the money so far, so that rounding never adds up: a full refund
-// takes exactly what was bought, in however many parts it comes.
-func clawbacks(refunds []stripe.Refund, bought credit.Amount, paid int64) ([]clawback, error) {
-	refunds = slices.Clone(refunds)
-	slices.SortFunc(refunds, func(a, b stripe.Refund) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
-	})
-	var taken credit.Amount
-	var money int64
-	targets := make([]clawback, 0, len(refunds))
-	for _, r := range refunds {
-		target := clawback{refund: r.ID, money: r.Money}
-		if r.Status == "succeeded" || r.Status == "pending" {
-			money = min(money+r.Money, paid) // a refund of more than was paid takes no more than was bought
-			sum, err := credit.Scale(int64(bought), money, max(paid, 1))
-			if err != nil {
-				return nil, fmt.Errorf("share out refund %s: %w", r.ID, err)
-			}
-			target.credits = credit.Amount(sum) - taken
-			taken = credit.Amount(sum)
-		}
-		targets = append(targets, target)
-	}
-	return targets, nil
 }

@@ -35,6 +35,7 @@ type event struct {
 	ID         string
 	Type       string
 	APIVersion string
+	Account    string // the connected account that it happened in; "" for our own
 	Livemode   bool
 	CreatedAt  time.Time
 	Payload    []byte
@@ -47,13 +48,14 @@ func parseEvent(payload []byte) (event, error) {
 		ID         string          `json:"id"`
 		Type       string          `json:"type"`
 		APIVersion string          `json:"api_version"`
+		Account    string          `json:"account"`
 		Livemode   bool            `json:"livemode"`
 		Created    json.RawMessage `json:"created"`
 	}
 	if err := json.Unmarshal(payload, &w); err != nil || w.ID == "" || len(w.ID) > 255 || w.Type == "" || len(w.Type) > 255 {
 		return event{}, errPayload.With(err)
 	}
-	e := event{ID: w.ID, Type: w.Type, APIVersion: w.APIVersion, Livemode: w.Livemode, Payload: payload}
+	e := event{ID: w.ID, Type: w.Type, APIVersion: w.APIVersion, Account: w.Account, Livemode: w.Livemode, Payload: payload}
 	var seconds *int64 // pointers tell null from a time
 	var text *time.Time
 	if json.Unmarshal(w.Created, &seconds) == nil && seconds != nil {
@@ -68,9 +70,12 @@ func parseEvent(payload []byte) (event, error) {
 
 // triage says what is to become of an event, and why it is not applied.
 func (h *Webhooks) triage(e event) (state, reason string) {
+	_, handled := handlers[e.Type]
 	switch {
-	case h.handlers[e.Type] == nil:
+	case !handled:
 		return "ignored", ""
+	case e.Account != "":
+		return "flagged", fmt.Sprintf("it happened in the connected account %s: its payments are not ours", e.Account)
 	case e.Livemode != h.livemode:
 		return "flagged", "the event's mode is not that of the API key: the endpoint or the key belongs to the other mode"
 	case e.APIVersion != stripe.APIVersion:
@@ -95,7 +100,7 @@ func (h *Webhooks) handleReceive(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := h.store(r.Context(), e, "webhook")
+	fresh, err := h.intake.put(r.Context(), e, "webhook")
 	if err != nil {
 		return err
 	}
@@ -105,25 +110,10 @@ func (h *Webhooks) handleReceive(w http.ResponseWriter, r *http.Request) error {
 	}{true})
 }
 
-// sqlStore relies on stripe_events_pkey for W2.
-const sqlStore = `
-	INSERT INTO stripe_events (event_id, type, api_version, livemode, created_at, payload, source, received_at, state, attempts, next_try_at, error)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $8, $10)
-	ON CONFLICT (event_id) DO NOTHING`
-
-// store keeps an event and tells whether it is new.
-func (h *Webhooks) store(ctx context.Context, e event, source string) (fresh bool, err error) {
-	state, reason := h.triage(e)
-	err = h.db.InTx(ctx, func(tx *sqlx.Tx) error {
-		result, err := tx.ExecContext(ctx, sqlStore, e.ID, e.Type, e.APIVersion, e.Livemode, e.CreatedAt, e.Payload, source, h.now(), state, reason)
-		if err != nil {
-			return fmt.Errorf("store event %s: %w", e.ID, err)
-		}
-		n, err := result.RowsAffected()
-		fresh = n == 1
-		return err
-	})
-	return fresh, err
+// listed is an event as Stripe lists it: rendered in the account's own version.
+// Handlers take nothing but ids from a payload, so the version does not matter here.
+func listed(e stripe.Event) event {
+	return event{ID: e.ID, Type: e.Type, APIVersion: stripe.APIVersion, Livemode: e.Livemode, CreatedAt: e.CreatedAt, Payload: e.Payload}
 }
 
 // Feed puts an event that was missed into the inbox, as Stripe has it. It tells
@@ -133,10 +123,7 @@ func (h *Webhooks) Feed(ctx context.Context, id string) (missing bool, err error
 	if err != nil {
 		return false, err
 	}
-	// The list of events is rendered in the account's own version. Handlers take
-	// nothing but ids from a payload, so the version does not matter here.
-	e := event{ID: found.ID, Type: found.Type, APIVersion: stripe.APIVersion, Livemode: found.Livemode, CreatedAt: found.CreatedAt, Payload: found.Payload}
-	fresh, err := h.store(ctx, e, "replay")
+	fresh, err := h.intake.put(ctx, listed(found), "replay")
 	if err != nil || fresh {
 		return fresh, err
 	}
@@ -189,7 +176,7 @@ const sqlList = `
 var eventStates = []string{"pending", "done", "ignored", "flagged", "failed"}
 
 func (h *Webhooks) handleList(w http.ResponseWriter, r *http.Request) error {
-	after := position{CreatedAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
+	after := farthest()
 	limit, err := web.Page(r, &after)
 	if err != nil {
 		return err

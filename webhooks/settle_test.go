@@ -160,16 +160,17 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 		body   string
 		change func(*stripe.Session, *stripe.PaymentIntent)
 	}{
-		"processing":               {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "processing" }},
-		"canceled":                 {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "canceled" }},
-		"authorized only":          {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "requires_capture" }},
-		"an invoice's":             {paid("evt_1", "pi_1"), func(s *stripe.Session, pi *stripe.PaymentIntent) { s.PaymentIntent, pi.Invoice = "pi_2", "in_1" }},
-		"a subscription's":         {paid("evt_1", "pi_1"), func(s *stripe.Session, _ *stripe.PaymentIntent) { s.Mode = "subscription" }},
-		"a session still open":     {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Status = "", "open" }},
-		"a session not paid":       {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.PaymentStatus = "", "unpaid" }},
-		"a subscription's start":   {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Mode = "", "subscription" }},
-		"a card kept for later":    {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Mode, s.Money = "", "setup", 0 }},
-		"a session with a payment": {completed, func(*stripe.Session, *stripe.PaymentIntent) {}},
+		"processing":      {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "processing" }},
+		"canceled":        {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "canceled" }},
+		"authorized only": {paid("evt_1", "pi_1"), func(_ *stripe.Session, pi *stripe.PaymentIntent) { pi.Status = "requires_capture" }},
+		"an invoice's": {paid("evt_1", "pi_1"), func(s *stripe.Session, pi *stripe.PaymentIntent) {
+			s.PaymentIntent, pi.Invoice, pi.Metadata = "pi_2", "in_1", nil
+		}},
+		"a subscription's":       {paid("evt_1", "pi_1"), func(s *stripe.Session, _ *stripe.PaymentIntent) { s.Mode = "subscription" }},
+		"a session still open":   {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Status = "", "open" }},
+		"a session not paid":     {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.PaymentStatus = "", "unpaid" }},
+		"a subscription's start": {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Mode = "", "subscription" }},
+		"a card kept for later":  {completed, func(s *stripe.Session, _ *stripe.PaymentIntent) { s.PaymentIntent, s.Mode, s.Money = "", "setup", 0 }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -177,6 +178,8 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 			s := session(stripe.Item{Quantity: 1, PriceMetadata: credits("5")})
 			d.pays("pi_1", func(pi *stripe.PaymentIntent) { tc.change(&s, pi) })
 			d.sells(s)
+			d.invoices["in_1"] = stripe.Invoice{ID: "in_1", Customer: "cus_acme", PaymentIntent: "pi_1", Status: "paid", Paid: true, Total: 1000, Currency: "usd",
+				Lines: []stripe.InvoiceLine{{Quantity: 1, Money: 1000}}}
 			d.deliver(tc.body)
 			d.step()
 			if got := d.one(); got.State != "done" {

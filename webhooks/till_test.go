@@ -303,6 +303,9 @@ type book struct {
 	sessions map[string]stripe.Session
 	intents  map[string]stripe.PaymentIntent
 	refunds  map[string][]stripe.Refund
+	disputes map[string][]stripe.Dispute
+	invoices map[string]stripe.Invoice
+	notes    map[string][]stripe.CreditNote
 	reads    map[string]int // how often each payment was read
 
 	before func(ctx context.Context, payment string) error // ahead of the read of a payment
@@ -311,7 +314,8 @@ type book struct {
 
 func newBook() *book {
 	return &book{
-		sessions: map[string]stripe.Session{}, intents: map[string]stripe.PaymentIntent{}, refunds: map[string][]stripe.Refund{}, reads: map[string]int{},
+		sessions: map[string]stripe.Session{}, intents: map[string]stripe.PaymentIntent{}, refunds: map[string][]stripe.Refund{}, disputes: map[string][]stripe.Dispute{},
+		invoices: map[string]stripe.Invoice{}, notes: map[string][]stripe.CreditNote{}, reads: map[string]int{},
 		before: func(context.Context, string) error { return nil }, after: func(string) {},
 	}
 }
@@ -416,6 +420,41 @@ func (b *book) RefundsOf(_ context.Context, intent string) ([]stripe.Refund, err
 	b.mu.Unlock()
 	b.after(intent)
 	return refunds, nil
+}
+
+// DisputesOf is webhooks.StripeReader.
+func (b *book) DisputesOf(_ context.Context, payment string) ([]stripe.Dispute, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]stripe.Dispute(nil), b.disputes[payment]...), nil
+}
+
+// Invoice is webhooks.StripeReader.
+func (b *book) Invoice(_ context.Context, id string) (stripe.Invoice, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i, ok := b.invoices[id]
+	if !ok {
+		return i, fmt.Errorf("no invoice %s: %w", id, io.EOF)
+	}
+	return i, nil
+}
+
+// CreditNotesOf is webhooks.StripeReader.
+func (b *book) CreditNotesOf(_ context.Context, invoice string) ([]stripe.CreditNote, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]stripe.CreditNote(nil), b.notes[invoice]...), nil
+}
+
+// SessionOfInvoice is webhooks.StripeReader.
+func (b *book) SessionOfInvoice(context.Context, string, string) (stripe.Session, bool, error) {
+	return stripe.Session{}, false, nil
+}
+
+// EventPages is webhooks.StripeReader.
+func (b *book) EventPages(context.Context, []string, time.Time, time.Time, func([]stripe.Event) error) error {
+	return nil
 }
 
 // Event is webhooks.StripeReader.

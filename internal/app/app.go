@@ -41,6 +41,7 @@ const (
 	expireEvery = 5 * time.Second
 	upkeepEvery = time.Hour
 	parkedEvery = 15 * time.Second
+	sweepLook   = 30 * time.Second
 
 	alertsEvery   = 10 * time.Second
 	webhooksEvery = 2 * time.Second
@@ -67,6 +68,7 @@ type App struct {
 	Reconcile *reconcile.Reconciler
 
 	keyed    *pg.DB
+	inbox    *pg.DB // of the webhook receiver alone
 	options  Options
 	logger   *slog.Logger
 	registry *prometheus.Registry
@@ -81,7 +83,7 @@ var ErrSchema = errors.New("the database lacks migrations; run: tallystick migra
 func New(ctx context.Context, o Options) (*App, error) {
 	c := o.Config
 	lanes := min(meter.LanesDefault(), c.DatabaseMax/2) // of the connections, for the lanes
-	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax - lanes})
+	db, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: c.DatabaseMax - lanes - inboxConnections(c.DatabaseMax)})
 	if err != nil {
 		return nil, errors.Join(err, closeDB(db))
 	}
@@ -99,10 +101,14 @@ func New(ctx context.Context, o Options) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeDB(db), closeDB(keyed))
 	}
-	a := &App{DB: db, keyed: keyed, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
+	inbox, err := pg.Open(ctx, c.DatabaseURL.Reveal(), pg.Options{ConnectionsMax: inboxConnections(c.DatabaseMax), Keyed: true})
+	if err != nil {
+		return nil, errors.Join(err, closeDB(db), closeDB(keyed), closeDB(inbox))
+	}
+	a := &App{DB: db, keyed: keyed, inbox: inbox, options: o, logger: o.Logger, registry: prometheus.NewRegistry()}
 	sender, err := mail.NewSender(c.SMTPURL.Reveal(), c.MailFrom, o.Now)
 	if err != nil {
-		return nil, errors.Join(err, closeDB(db), closeDB(keyed))
+		return nil, errors.Join(err, closeDB(db), closeDB(keyed), closeDB(inbox))
 	}
 	client := stripe.New(stripe.Config{Key: c.StripeAPIKey.Reveal(), BaseURL: c.StripeAPIBase, Logger: o.Logger})
 	a.wire(c, client, sender)
@@ -111,6 +117,10 @@ func New(ctx context.Context, o Options) (*App, error) {
 	}
 	return a, nil
 }
+
+// inboxConnections is how many of the connections are the webhook receiver's own:
+// however busy the others are, an event is stored.
+func inboxConnections(all int) int { return max(1, min(2, all/8)) }
 
 func closeDB(db *pg.DB) error {
 	if db == nil {
@@ -135,7 +145,7 @@ func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) 
 	}
 	a.Webhooks = webhooks.New(webhooks.Config{
 		DB: a.DB, Now: now, Stripe: client, Logger: logger, Secrets: secrets, CreditsPerMajorUnit: c.CreditsPerUnit,
-		Livemode: strings.Contains(c.StripeAPIKey.Reveal(), "_live_"),
+		Livemode: strings.Contains(c.StripeAPIKey.Reveal(), "_live_"), Inbox: a.inbox, Actor: meter.Actor,
 	})
 	schedule := ""
 	if a.options.Schedule {
@@ -176,7 +186,7 @@ func domainOf(address string) string {
 // Close ends an App that was never Run.
 func (a *App) Close() error {
 	a.Meter.Close()
-	return errors.Join(a.DB.Close(), a.keyed.Close())
+	return errors.Join(a.DB.Close(), a.keyed.Close(), a.inbox.Close())
 }
 
 // Handler serves everything, for tests and for Run.
@@ -212,7 +222,15 @@ func (a *App) Run(ctx context.Context, listener net.Listener) error {
 	if err != nil {
 		err = fmt.Errorf("serve: %w", err)
 	}
-	return errors.Join(err, a.DB.Close(), a.keyed.Close())
+	return errors.Join(err, a.DB.Close(), a.keyed.Close(), a.inbox.Close())
+}
+
+// sweep looks for events that were missed, where the checks run on schedule, too.
+func (a *App) sweep(ctx context.Context) (more bool, err error) {
+	if !a.options.Schedule {
+		return false, nil
+	}
+	return a.Webhooks.SweepStep(ctx)
 }
 
 // work starts the background workers.
@@ -230,6 +248,7 @@ func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 		{"alerts", alertsEvery, a.Reconcile.AlertStep},
 		{"alert webhooks", webhooksEvery, a.Reconcile.WebhookStep},
 		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},
+		{"missed events", sweepLook, a.sweep},
 		{"reservations", reservationsEvery, a.Meter.ReservationStep},
 		{"expiry", expireEvery, func(ctx context.Context) (bool, error) { return ledger.ExpireStep(ctx, a.DB, a.options.Now()) }},
 		{"partitions", upkeepEvery, upkeep.Step},

@@ -198,40 +198,6 @@ func (c *Client) PaymentIntents(ctx context.Context, from, to time.Time, each fu
 	})
 }
 
-// Refund is money that went back, or is meant to.
-type Refund struct {
-	ID            string
-	Charge        string
-	PaymentIntent string
-	Money         int64
-	Currency      string
-	Status        string
-	CreatedAt     time.Time
-}
-
-// RefundsOf gives all refunds of a payment.
-func (c *Client) RefundsOf(ctx context.Context, paymentIntent string) (refunds []Refund, err error) {
-	err = c.list(ctx, "/v1/refunds", url.Values{"payment_intent": {paymentIntent}}, func(raw json.RawMessage) error {
-		var w struct {
-			ID            string    `json:"id"`
-			Charge        reference `json:"charge"`
-			PaymentIntent reference `json:"payment_intent"`
-			Amount        int64     `json:"amount"`
-			Currency      string    `json:"currency"`
-			Status        string    `json:"status"`
-			Created       int64     `json:"created"`
-		}
-		if err := json.Unmarshal(raw, &w); err != nil {
-			return fmt.Errorf("read a refund: %w", err)
-		}
-		refunds = append(refunds, Refund{
-			ID: w.ID, Charge: w.Charge.ID, PaymentIntent: w.PaymentIntent.ID, Money: w.Amount, Currency: w.Currency, Status: w.Status, CreatedAt: unix(w.Created),
-		})
-		return nil
-	})
-	return refunds, err
-}
-
 // Event is an event as Stripe renders it.
 type Event struct {
 	ID         string
