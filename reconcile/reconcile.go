@@ -57,6 +57,14 @@ type Repairer interface {
 	ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter string, missing []Missing) ([]string, error)
 	// FeedEvent puts a missed event into the inbox.
 	FeedEvent(ctx context.Context, event string) error
+	// SettlePayment reads a payment from Stripe again and brings its grant and what was
+	// taken back to what Stripe says. Done again it changes nothing.
+	SettlePayment(ctx context.Context, payment, actor string) error
+	// SettleReservation ends one that is in doubt, by release or capture, and gives
+	// the state in which it is then. One that has ended stays as it is.
+	SettleReservation(ctx context.Context, account, reservation, choice, actor string) (state string, err error)
+	// CancelUsage takes a meter event back at Stripe. Done again it changes nothing.
+	CancelUsage(ctx context.Context, eventName, identifier string) error
 	// RebuildBalance brings an account's projections back to its journal.
 	RebuildBalance(ctx context.Context, tx *sqlx.Tx, account string) error
 }

@@ -21,6 +21,7 @@ type cancelArgs struct {
 	Meter      string           `json:"meter"`
 	EventName  string           `json:"event_name"`
 	Events     []meterEventArgs `json:"events"`
+	Spans      []spanArgs       `json:"spans"`       // in which Stripe has too much: measured anew before anything is cancelled
 	ReceivedAt time.Time        `json:"received_at"` // of the oldest, as far as is known: Stripe cancels for 24 hours from it
 }
 

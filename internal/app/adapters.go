@@ -12,6 +12,7 @@ import (
 	"tallystick/internal/mail"
 	"tallystick/internal/stripe"
 	"tallystick/ledger"
+	"tallystick/meter"
 	"tallystick/outbox"
 	"tallystick/reconcile"
 	"tallystick/webhooks"
@@ -77,6 +78,8 @@ func (a alerter) messageID(id string) string {
 type repairer struct {
 	outbox   *outbox.Outbox
 	webhooks *webhooks.Webhooks
+	meter    *meter.Meter
+	stripe   *stripe.Client
 	now      func() time.Time
 }
 
@@ -98,6 +101,21 @@ func (r repairer) ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter s
 func (r repairer) FeedEvent(ctx context.Context, event string) error {
 	_, err := r.webhooks.Feed(ctx, event)
 	return err
+}
+
+// SettlePayment is reconcile.Repairer.
+func (r repairer) SettlePayment(ctx context.Context, payment, actor string) error {
+	return r.webhooks.Resettle(ctx, payment, actor)
+}
+
+// SettleReservation is reconcile.Repairer.
+func (r repairer) SettleReservation(ctx context.Context, account, reservation, choice, actor string) (string, error) {
+	return r.meter.SettleDoubt(ctx, account, reservation, choice == "capture", actor)
+}
+
+// CancelUsage is reconcile.Repairer.
+func (r repairer) CancelUsage(ctx context.Context, eventName, identifier string) error {
+	return r.stripe.CancelMeterEvent(ctx, eventName, identifier)
 }
 
 // RebuildBalance is reconcile.Repairer.

@@ -161,7 +161,7 @@ func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) 
 		Cooldown: c.MailCooldown, Digest: c.MailDigest, Weekly: c.MailWeekly, Webhook: webhook(c),
 		Daily: c.ReconcileDaily, Schedules: c.Schedules(), Calls: int64(c.ReconcileCalls), Livemode: strings.Contains(c.StripeAPIKey.Reveal(), "_live_"),
 		Alerter:  alerter{to: c.MailTo, urgent: c.MailUrgentTo, now: now, domain: domainOf(c.MailFrom)},
-		Repairer: repairer{outbox: a.Outbox, webhooks: a.Webhooks, now: now},
+		Repairer: repairer{outbox: a.Outbox, webhooks: a.Webhooks, meter: a.Meter, stripe: client, now: now},
 	})
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newGauges(a))
 	a.handler = a.routes(web.NewServer(logger, a.registry))
