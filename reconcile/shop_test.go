@@ -45,6 +45,18 @@ func (a *audited) vandalise(statement string, args ...any) {
 	pgtest.Exec(a.t, pgtest.Owner(a.t, a.Info.DatabaseURL), statement, args...)
 }
 
+// scalar reads one text, as the database's owner.
+func (a *audited) scalar(query string) (text string) {
+	a.t.Helper()
+	err := pgtest.Open(a.t, a.Info.DatabaseURL, pg.Options{}).Read(a.t.Context(), func(tx *sqlx.Tx) error {
+		return tx.GetContext(a.t.Context(), &text, query)
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return text
+}
+
 // asService runs a statement as the role of the service, in a transaction that is
 // rolled back.
 func (a *audited) asService(statement string) error {

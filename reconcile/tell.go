@@ -287,11 +287,14 @@ const (
 // sqlPost relies on reconcile_posts_pkey: one slot is mailed once.
 const sqlPost = `INSERT INTO reconcile_posts (name, slot, staged_at) VALUES ($1, $2, $3) ON CONFLICT (name, slot) DO NOTHING`
 
-// sqlPosted relies on reconcile_posts_pkey.
-const sqlPosted = `SELECT count(*) FROM reconcile_posts WHERE name = $1 AND slot = $2`
+// sqlPosted relies on reconcile_posts_pkey; the latest slot that was seen.
+const sqlPosted = `SELECT max(slot) FROM reconcile_posts WHERE name = $1`
 
-// report mails the reports whose slot has come. Slots that were missed while no
-// process ran are not made up but for the latest: an old digest helps nobody.
+// lateMax is how late a report still goes out: an old digest helps nobody.
+const lateMax = 12 * time.Hour
+
+// report mails the reports whose slot has come. Of slots that were missed while no
+// process ran only the latest is made up; the one before the first start is none.
 func (r *Reconciler) report(ctx context.Context) error {
 	for _, p := range []struct {
 		name, spec string
@@ -306,19 +309,19 @@ func (r *Reconciler) report(ctx context.Context) error {
 		}
 		now := r.Now()
 		slot, ok := latestSlot(schedule, now)
-		if !ok || now.Sub(slot) > 12*time.Hour {
+		if !ok {
 			continue
 		}
 		err = r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
-			var posted int
-			if err := tx.GetContext(ctx, &posted, sqlPosted, p.name, slot); err != nil || posted > 0 {
+			var posted *time.Time
+			if err := tx.GetContext(ctx, &posted, sqlPosted, p.name); err != nil || (posted != nil && !posted.Before(slot)) {
 				return err
 			}
 			result, err := tx.ExecContext(ctx, sqlPost, p.name, slot, now)
 			if err != nil {
 				return err
 			}
-			if n, err := result.RowsAffected(); err != nil || n == 0 {
+			if n, err := result.RowsAffected(); err != nil || n == 0 || posted == nil || now.Sub(slot) > lateMax {
 				return err
 			}
 			m, err := p.make(ctx, tx, slot)
