@@ -283,7 +283,11 @@ func weeklyGroups(p reported) []group {
 	var groups []group
 	for _, key := range keys[:min(len(keys), groupsMax)] {
 		s := byCause[key]
-		groups = append(groups, group{Check: key[0], Cause: key[1], Count: len(s.found), Money: totalMoney(s.found), Recovered: totalMoney(s.recovered)})
+		g := group{Check: key[0], Cause: key[1], Count: len(s.found), Money: totalMoney(s.found)}
+		if len(s.recovered) > 0 {
+			g.Recovered = totalMoney(s.recovered)
+		}
+		groups = append(groups, g)
 	}
 	return groups
 }
@@ -302,7 +306,7 @@ func (m *Mail) render(name string, l letter) error {
 
 func (r *Reconciler) line(f Finding, now time.Time) line {
 	l := line{
-		Finding: f, Money: f.MoneyText(), When: f.HappenedAt.UTC().Format("2 Jan 2006, 15:04 UTC"), Link: r.findingLink(f.ID), Color: colors[f.Severity], Other: "Stripe's",
+		Finding: f, Money: totalMoney([]Finding{f}), When: f.HappenedAt.UTC().Format("2 Jan 2006, 15:04 UTC"), Link: r.findingLink(f.ID), Color: colors[f.Severity], Other: "Stripe's",
 		What: "No repair is known; somebody has to look at it.", Stripe: r.stripeLink(f),
 	}
 	switch {

@@ -126,7 +126,9 @@ func TestReportsComeOncePerSlot(t *testing.T) {
 	a.run()
 	before := count("Weekly report")
 	to(8, time.Monday)
-	a.Await("the next weekly report", func() bool { return count("Weekly report: leaked nothing, over-billed nothing, recovered 0.25 USD") == 1 })
+	a.Await("the next weekly report", func() bool {
+		return count("Weekly report: leaked nothing, over-billed nothing, recovered 0.25 USD") == 1
+	})
 	if n := count("Weekly report"); n != before+1 {
 		t.Errorf("%d weekly reports, want %d", n, before+1)
 	}
@@ -253,7 +255,9 @@ func TestAnAlertIsGivenUpWhenItsReceiverIsGone(t *testing.T) {
 	})
 	a.vandalise(drift)
 	a.one()
-	a.Await("it is given up", func() bool { return a.scalar("SELECT count(*)::text FROM alert_webhooks WHERE state = 'failed'") == "1" })
+	a.Await("it is given up", func() bool {
+		return a.scalar("SELECT count(*)::text FROM alert_webhooks WHERE state = 'failed'") == "1"
+	})
 	a.Sim.Advance(24 * time.Hour)
 	a.run()
 	if n := to.count(); n != 1 {
