@@ -271,9 +271,18 @@ func TestSeverityRisesAsTheDeadlineComesNear(t *testing.T) {
 		left  time.Duration
 		want  string
 	}{
-		{99, "", nearDeadline + 1, "low"}, {99, "", nearDeadline, "medium"}, {99, "", nearestDeadline, "medium"},
-		{100, "", nearDeadline + 1, "medium"}, {100, "", nearDeadline, "high"}, {100, "", nearestDeadline + 1, "high"}, {100, "", nearestDeadline, "critical"},
-		{100, "", 0, "high"}, {100, "", -time.Hour, "high"}, {10_000, "", nearestDeadline, "critical"}, {1, "high", nearDeadline + 1, "high"}, {100_000, "low", nearDeadline + 1, "critical"},
+		{99, "", nearDeadline + 1, "low"},
+		{99, "", nearDeadline, "medium"},
+		{99, "", nearestDeadline, "medium"},
+		{100, "", nearDeadline + 1, "medium"},
+		{100, "", nearDeadline, "high"},
+		{100, "", nearestDeadline + 1, "high"},
+		{100, "", nearestDeadline, "critical"},
+		{100, "", 0, "high"},
+		{100, "", -time.Hour, "high"},
+		{10_000, "", nearestDeadline, "critical"},
+		{1, "high", nearDeadline + 1, "high"},
+		{100_000, "low", nearDeadline + 1, "critical"},
 	} {
 		deadline := noon.Add(tc.left)
 		if got := grade(&money{amount: tc.minor, currency: "usd"}, tc.least, &deadline, noon); got != tc.want {

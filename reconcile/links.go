@@ -8,8 +8,16 @@ import (
 // stripePages are the pages of Stripe's dashboard by the prefix of an id, the one
 // that tells most first.
 var stripePages = []struct{ prefix, page string }{
-	{"pi_", "payments/"}, {"in_", "invoices/"}, {"ch_", "payments/"}, {"sub_", "subscriptions/"}, {"evt_", "events/"},
-	{"cus_", "customers/"}, {"mtr_", "meters/"}, {"we_", "webhooks/"}, {"price_", "prices/"}, {"prod_", "products/"},
+	{"pi_", "payments/"},
+	{"in_", "invoices/"},
+	{"ch_", "payments/"},
+	{"sub_", "subscriptions/"},
+	{"evt_", "events/"},
+	{"cus_", "customers/"},
+	{"mtr_", "meters/"},
+	{"we_", "webhooks/"},
+	{"price_", "prices/"},
+	{"prod_", "products/"},
 }
 
 var stripeID = regexp.MustCompile(`(?:^|[^A-Za-z0-9_])((?:pi|in|ch|sub|evt|cus|mtr|we|price|prod)_[A-Za-z0-9_]{6,64})`)

@@ -244,8 +244,12 @@ func (r *Reconciler) weeklyMail(ctx context.Context, tx *sqlx.Tx, slot time.Time
 	l := letter{
 		Lead: lead(p.open, slot), Total: totalMoney(p.recovered), Of: "recovered", Count: len(p.open), Now: slot.UTC().Format(forPeople), Overview: r.link("/v1/findings?state=all"),
 		Sums: []sum{
-			{"leaked", totalMoney(leaked)}, {"over-billed", totalMoney(overbilled)}, {"at risk, not known which", totalMoney(risk)},
-			{"recovered", totalMoney(p.recovered)}, {"accepted as it is", totalMoney(p.accepted)}, {"still open", totalMoney(p.open)},
+			{"leaked", totalMoney(leaked)},
+			{"over-billed", totalMoney(overbilled)},
+			{"at risk, not known which", totalMoney(risk)},
+			{"recovered", totalMoney(p.recovered)},
+			{"accepted as it is", totalMoney(p.accepted)},
+			{"still open", totalMoney(p.open)},
 		},
 		Groups: weeklyGroups(p),
 	}

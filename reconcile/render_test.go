@@ -27,7 +27,7 @@ func TestMailsSayTheSameInBothForms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear, err := r.clearMail(fs, noon)
+	cleared, err := r.clearMail(fs, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestMailsSayTheSameInBothForms(t *testing.T) {
 			begin, "0.10 EUR and 1244.56 USD and an unknown amount", "was 900.00 USD", "an unknown amount", "then: a manual invoice item", "https://billing.example.com/v1/findings/fnd_2",
 			"https://dashboard.stripe.com/test/payments/pi_EF2C3250a73b9b413196af12", "https://dashboard.stripe.com/test/customers/cus_A79841ef830a36ddf212b5d0", "acknowledged",
 		}},
-		{clear, []string{"4 findings", "1244.56 USD", "balance_changed_outside"}},
+		{cleared, []string{"4 findings", "1244.56 USD", "balance_changed_outside"}},
 		{weekly, []string{begin, "leaked", "recovered 10.00 USD", "webhook_missed"}},
 	} {
 		for _, fact := range tc.facts {

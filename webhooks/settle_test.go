@@ -178,8 +178,10 @@ func TestWhatIsNoPurchaseLeavesNothing(t *testing.T) {
 			s := session(stripe.Item{Quantity: 1, PriceMetadata: credits("5")})
 			d.pays("pi_1", func(pi *stripe.PaymentIntent) { tc.change(&s, pi) })
 			d.sells(s)
-			d.invoices["in_1"] = stripe.Invoice{ID: "in_1", Customer: "cus_acme", PaymentIntent: "pi_1", Status: "paid", Paid: true, Total: 1000, Currency: "usd",
-				Lines: []stripe.InvoiceLine{{Quantity: 1, Money: 1000}}}
+			d.invoices["in_1"] = stripe.Invoice{
+				ID: "in_1", Customer: "cus_acme", PaymentIntent: "pi_1", Status: "paid", Paid: true, Total: 1000, Currency: "usd",
+				Lines: []stripe.InvoiceLine{{Quantity: 1, Money: 1000}},
+			}
 			d.deliver(tc.body)
 			d.step()
 			if got := d.one(); got.State != "done" {

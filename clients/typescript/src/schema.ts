@@ -610,6 +610,67 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/stripe/backfill": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * List Stripe's events of a window into the inbox
+         * @description Scope admin. Stripe lists events for 30 days. What is in the inbox already is left as it is; dry_run stores nothing.
+         */
+        post: operations["backfillEvents"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stripe/payments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Payments that buy credits, newest first
+         * @description Scope read. parked are those that nobody got the credits of, review those that failed after their credits were granted.
+         */
+        get: operations["listPayments"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stripe/payments/{id}/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read a payment from Stripe and settle it
+         * @description Scope admin. An empty object settles it by what Stripe says. account and credits say it better, with a reason that
+         *     goes into the journal; they are refused for a payment whose credits were granted. Done again, it changes nothing.
+         */
+        post: operations["applyPayment"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/deliveries": {
         parameters: {
             query?: never;
@@ -714,6 +775,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/reconcile/checks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The checks, their schedules, and how they stand
+         * @description Scope read.
+         */
+        get: operations["listChecks"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/findings": {
         parameters: {
             query?: never;
@@ -723,7 +804,7 @@ export interface paths {
         };
         /**
          * Findings, those that are not resolved by default
-         * @description Scope read.
+         * @description Scope read. Those seen last come first. CSV with Accept text/csv.
          */
         get: operations["listFindings"];
         put?: never;
@@ -754,6 +835,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/findings/{id}/acknowledge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Say that somebody deals with a finding
+         * @description Scope admin. It is told again only when its severity rises.
+         */
+        post: operations["acknowledgeFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/findings/{id}/snooze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Keep a finding quiet until a time
+         * @description Scope admin. Then it is open, and told, again.
+         */
+        post: operations["snoozeFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/findings/{id}/resolve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accept a finding as it is
+         * @description Scope admin. It stays resolved while runs find exactly the same; it reopens when that grows, changes, or comes back after it was gone.
+         */
+        post: operations["resolveFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/findings/{id}/repair": {
         parameters: {
             query?: never;
@@ -765,7 +906,7 @@ export interface paths {
         put?: never;
         /**
          * Repair what a finding is about
-         * @description Scope admin. Done again, it changes nothing.
+         * @description Scope admin. Done again, it changes nothing: a finding is repaired once for each time that it opened.
          */
         post: operations["repairFinding"];
         delete?: never;
@@ -926,6 +1067,8 @@ export interface components {
             low: boolean;
             metadata: components["schemas"]["Texts"];
             balance: components["schemas"]["Balance"];
+            /** @description disputes of its payments that Stripe has not decided yet, inquiries among them */
+            open_disputes: number;
             grants?: components["schemas"]["OpenGrant"][];
             /** Format: date-time */
             created_at: string;
@@ -1323,6 +1466,62 @@ export interface components {
             done_at: string | null;
             payload?: Record<string, never>;
         };
+        StripePayment: {
+            /** @description the payment intent, else the checkout session, else the invoice */
+            id: string;
+            session: string;
+            customer: string;
+            account: string | null;
+            grant: string | null;
+            credits: components["schemas"]["Decimal"];
+            /** @description minor units of currency */
+            money: number;
+            currency: string;
+            livemode: boolean;
+            /** @enum {string} */
+            state: "granted" | "parked";
+            /** @description why it is parked */
+            reason: string;
+            /** @description why somebody must look at it: it has failed after its credits were granted */
+            review: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        PaymentApplyRequest: {
+            account?: string;
+            credits?: components["schemas"]["Decimal"];
+            /** @description needed with account or credits */
+            reason?: string;
+        };
+        BackfillRequest: {
+            /** Format: date-time */
+            from: string;
+            /**
+             * Format: date-time
+             * @description at most 31 days after from
+             */
+            to: string;
+            dry_run?: boolean;
+        };
+        Backfill: {
+            /** Format: date-time */
+            from: string;
+            /** Format: date-time */
+            to: string;
+            dry_run: boolean;
+            listed: number;
+            missing: number;
+            /** @description the first hundred that were missing */
+            events: components["schemas"]["MissingEvent"][];
+        };
+        MissingEvent: {
+            id: string;
+            type: string;
+            /** Format: date-time */
+            created_at: string;
+        };
         /** @description a negative quantity corrects usage that was voided after it was sent; usages then counts the voids, negative */
         Delivery: {
             id: string;
@@ -1346,6 +1545,21 @@ export interface components {
             first_sent_at: string | null;
             /** Format: date-time */
             delivered_at: string | null;
+        };
+        Check: {
+            name: string;
+            description: string;
+            /** @description five cron fields, UTC; off or empty for none */
+            schedule: string;
+            /** Format: date-time */
+            last_success: string | null;
+            /** @description id of the run of the latest slot */
+            last_run: string;
+            last_state: string;
+            /** @description of that run */
+            error: string;
+            /** @description it has not succeeded in its time */
+            silent: boolean;
         };
         RunRequest: {
             checks?: string[];
@@ -1372,11 +1586,24 @@ export interface components {
             found: number;
             new: number;
             resolved: number;
+            /** @description made to Stripe */
+            calls: number;
+            /** @description what was not read, and why */
+            note: string;
+            totals: components["schemas"]["Totals"];
             error: string;
             /** Format: date-time */
             started_at: string;
             /** Format: date-time */
             finished_at: string | null;
+            /** @description what a dry run found */
+            preview?: components["schemas"]["Finding"][];
+        };
+        /** @description the money that a run found: leaked (owed to you, and lost unless somebody acts), overbilled (customers pay too much, or lack credits they paid for), at_risk (neither yet, or not known) */
+        Totals: {
+            leaked: components["schemas"]["Money"][];
+            overbilled: components["schemas"]["Money"][];
+            at_risk: components["schemas"]["Money"][];
         };
         Runs: {
             data: components["schemas"]["Run"][];
@@ -1394,29 +1621,76 @@ export interface components {
             severity: "low" | "medium" | "high" | "critical";
             subject: string;
             account: string;
+            /** Format: date-time */
+            happened_at: string;
             ours: string;
             theirs: string;
             difference: string;
             unit: string;
             money_at_risk: components["schemas"]["Money"] | null;
+            /** @enum {string} */
+            effect: "leaked" | "overbilled" | "at_risk";
             cause: string;
             explanation: string;
             evidence: Record<string, never>;
             /** Format: date-time */
             deadline: string | null;
+            /** @description what can still be done after the deadline */
+            remains: string;
             /** @enum {string} */
             state: "open" | "acknowledged" | "snoozed" | "resolved";
             repair: string;
             safe: boolean;
+            times_open: number;
             /** Format: date-time */
             first_seen: string;
+            /**
+             * Format: date-time
+             * @description when it was found or last came back
+             */
+            opened_at: string;
             /** Format: date-time */
             last_seen: string;
             /** Format: date-time */
+            snoozed_until: string | null;
+            /** Format: date-time */
             resolved_at: string | null;
+            /** @description empty when it vanished by itself */
+            resolved_by: string;
+            /** @description the object in Stripe's own dashboard; empty when none has a page */
+            stripe_url: string;
+            /** @description of one finding only */
+            history?: components["schemas"]["FindingEntry"][];
+        };
+        FindingEntry: {
+            /** Format: date-time */
+            at: string;
+            actor: string;
+            /** @enum {string} */
+            action: "found" | "worsened" | "reopened" | "vanished" | "told" | "acknowledged" | "snoozed" | "woke" | "resolved" | "repaired";
+            detail: string;
+        };
+        AcknowledgeRequest: {
+            note?: string;
+        };
+        SnoozeRequest: {
+            /**
+             * Format: date-time
+             * @description at most 90 days ahead
+             */
+            until: string;
+            note?: string;
+        };
+        ResolveRequest: {
+            reason: string;
         };
         RepairRequest: {
             dry_run?: boolean;
+            /**
+             * @description which end a reservation in doubt comes to
+             * @enum {string}
+             */
+            choice?: "release" | "capture" | "";
         };
         Repair: {
             finding: string;
@@ -1459,6 +1733,10 @@ export interface components {
         };
         StripeEventList: {
             data: components["schemas"]["StripeEvent"][];
+            next_cursor: string | null;
+        };
+        StripePaymentList: {
+            data: components["schemas"]["StripePayment"][];
             next_cursor: string | null;
         };
         DeliveryList: {
@@ -1511,7 +1789,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found, token_not_found */
+        /** @description account_not_found, meter_not_found, usage_not_found, reservation_not_found, key_not_found, event_not_found, payment_not_found, delivery_not_found, run_not_found, finding_not_found, route_not_found, not_found, token_not_found */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -1520,7 +1798,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, repair_off, no_repair, finding_resolved, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, check_running, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -2785,6 +3063,105 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    backfillEvents: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BackfillRequest"];
+            };
+        };
+        responses: {
+            /** @description what was missing */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Backfill"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listPayments: {
+        parameters: {
+            query?: {
+                state?: "granted" | "parked" | "review";
+                id?: string;
+                limit?: components["parameters"]["Limit"];
+                /** @description next_cursor of the page before */
+                cursor?: components["parameters"]["Cursor"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description a page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StripePaymentList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    applyPayment: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PaymentApplyRequest"];
+            };
+        };
+        responses: {
+            /** @description the payment; where it is still parked, with the reason */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StripePayment"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     listDeliveries: {
         parameters: {
             query?: {
@@ -2930,6 +3307,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
@@ -2964,12 +3342,42 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    listChecks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description all of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        data: components["schemas"]["Check"][];
+                    };
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     listFindings: {
         parameters: {
             query?: {
                 state?: "open" | "acknowledged" | "snoozed" | "resolved" | "all";
                 check?: string;
                 account?: string;
+                /** @description this one or a higher one */
+                severity?: "low" | "medium" | "high" | "critical";
+                cause?: string;
+                effect?: "leaked" | "overbilled" | "at_risk";
                 limit?: components["parameters"]["Limit"];
                 /** @description next_cursor of the page before */
                 cursor?: components["parameters"]["Cursor"];
@@ -2983,10 +3391,13 @@ export interface operations {
             /** @description a page */
             200: {
                 headers: {
+                    /** @description cursor of the next page, of CSV */
+                    "X-Next-Cursor"?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["FindingList"];
+                    "text/csv": string;
                 };
             };
             400: components["responses"]["BadRequest"];
@@ -3019,6 +3430,114 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    acknowledgeFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["AcknowledgeRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    snoozeFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SnoozeRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    resolveFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ResolveRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
