@@ -56,6 +56,23 @@ func TestACheckGoesOnWhereItStopped(t *testing.T) {
 	}
 }
 
+// TestACheckKnowsWhatIsLeftOfItsBudget of calls to Stripe.
+func TestACheckKnowsWhatIsLeftOfItsBudget(t *testing.T) {
+	t.Parallel()
+	var left int64
+	r := framed(pgtest.New(t), noon, func(_ context.Context, s scope) (result, error) {
+		left = s.callsLeft()
+		return result{note: "all of it"}, nil
+	})
+	r.Calls = 123
+	if runs, err := r.RunNow(t.Context(), Options{}); err != nil || len(runs) != 1 || runs[0].Note != "all of it" || left != 123 {
+		t.Errorf("the runs are %+v, %v; left were %d calls, want 123", runs, err, left)
+	}
+	if n := (scope{}).callsLeft(); n != callsDefault {
+		t.Errorf("without a frame there are %d calls, want %d", n, callsDefault)
+	}
+}
+
 // TestR3NoWriteOfARunThatWasOvertaken lets a run wake up after another has taken its
 // check: its fence refuses, whatever it would write.
 func TestR3NoWriteOfARunThatWasOvertaken(t *testing.T) {
