@@ -15,9 +15,10 @@ SEEDS         ?= 200
 STEPS         ?= 10000000
 SPENDS        ?= 1000000
 FUZZ          ?= 30s
+DELIVERIES    ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention storm fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +73,10 @@ contention: ## let processes race for the last credits with SPENDS=1000000 opera
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./ledger -spends $(SPENDS)
 	$(GO) test -count=1 -timeout=4h -run TestT4 -v ./meter -spends $$(( $(SPENDS) / 5 ))
+
+storm: ## let Stripe's webhooks arrive DELIVERIES=1000000 times, in disorder, badly signed or not at all
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=4h -run TestStorm -v ./webhooks -deliveries $(DELIVERIES)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres

@@ -199,11 +199,22 @@ const sqlVerifyPayments = `
 		ON g.part = p.part AND g.account = p.account AND g.grant_id = p.grant_id
 	WHERE p.payment_id IS NULL OR g.grant_id IS NULL OR p.credits <> g.credits OR g.payment IS DISTINCT FROM p.payment_id`
 
-// sqlVerifyClawbacks makes sure that refunds never take back more than was bought.
+// sqlVerifyClawbacks makes sure that returns never take back more than was bought.
 const sqlVerifyClawbacks = `
-	SELECT g.account || ', grant ' || g.grant_id || ': refunds took ' || sum(c.credits) || ' of ' || g.credits
+	SELECT g.account || ', grant ' || g.grant_id || ': returns took ' || sum(c.credits) || ' of ' || g.credits
 	FROM clawbacks c JOIN grants g ON g.part = c.part AND g.account = c.account AND g.grant_id = c.grant_id
 	GROUP BY g.part, g.account, g.grant_id, g.credits HAVING sum(c.credits) > g.credits`
+
+// sqlVerifyClawbackTransfers compares what each clawback has taken with the journal.
+const sqlVerifyClawbackTransfers = `
+	SELECT c.account || ', ' || c.kind || ' ' || c.refund_id || ': has taken ' || c.credits || ', the journal says ' || coalesce(t.taken, 0) || ' (millionths)'
+	FROM clawbacks c
+	LEFT JOIN (
+		SELECT part, account, cause, sum(CASE WHEN kind IN ('refund', 'dispute') THEN amount ELSE -amount END) AS taken
+		FROM transfers WHERE kind IN ('refund', 'dispute', 'refund_failed', 'dispute_won')
+		GROUP BY part, account, cause
+	) t ON t.part = c.part AND t.account = c.account AND t.cause = c.refund_id
+	WHERE c.credits <> coalesce(t.taken, 0)`
 
 // sqlVerifyHeld is L10.
 const sqlVerifyHeld = `
@@ -298,6 +309,7 @@ func rules() []rule {
 		{"captures", "each capture is one usage", sqlVerifyCaptures},
 		{"voids", "each voided usage was given back once, to the last millionth", sqlVerifyVoids},
 		{"payments", "each granted payment has its purchase grant, and each purchase grant its payment", sqlVerifyPayments},
-		{"clawbacks", "refunds never take back more than was bought", sqlVerifyClawbacks},
+		{"clawbacks", "refunds and disputes never take back more than was bought", sqlVerifyClawbacks},
+		{"clawback_transfers", "each clawback is what its transfers have taken", sqlVerifyClawbackTransfers},
 	}
 }

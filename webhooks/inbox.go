@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jmoiron/sqlx"
 
 	"tallystick/api"
@@ -45,14 +47,15 @@ type event struct {
 // seconds, of v2 a text.
 func parseEvent(payload []byte) (event, error) {
 	var w struct {
-		ID         string          `json:"id"`
-		Type       string          `json:"type"`
-		APIVersion string          `json:"api_version"`
-		Account    string          `json:"account"`
-		Livemode   bool            `json:"livemode"`
-		Created    json.RawMessage `json:"created"`
+		ID         string         `json:"id"`
+		Type       string         `json:"type"`
+		APIVersion string         `json:"api_version"`
+		Account    string         `json:"account"`
+		Livemode   bool           `json:"livemode"`
+		Created    jsontext.Value `json:"created"`
 	}
-	if err := json.Unmarshal(payload, &w); err != nil || w.ID == "" || len(w.ID) > 255 || w.Type == "" || len(w.Type) > 255 {
+	// Half as dear as the standard library's, which reads everything twice.
+	if err := jsonv2.Unmarshal(payload, &w, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)); err != nil || w.ID == "" || len(w.ID) > 255 || w.Type == "" || len(w.Type) > 255 {
 		return event{}, errPayload.With(err)
 	}
 	e := event{ID: w.ID, Type: w.Type, APIVersion: w.APIVersion, Account: w.Account, Livemode: w.Livemode, Payload: payload}

@@ -49,7 +49,7 @@ type intake struct {
 // is unknown to the caller.
 func (i *intake) put(ctx context.Context, e event, source string) (fresh bool, err error) {
 	a := &arrival{event: e, source: source, done: make(chan struct{})}
-	if !i.enter(a) {
+	if !i.enter(a) { //nolint:contextcheck // a group outlives any one caller
 		return false, errBusy
 	}
 	select {

@@ -71,6 +71,15 @@ func (h *Webhooks) look(ctx context.Context, payment, by string, amend func(*fac
 	return m, err
 }
 
+// Settle reads a payment from Stripe (a payment intent, a checkout session or an
+// invoice) and brings our records of it to what Stripe says now: credits that were
+// never granted, or not taken back. It tells whether there was anything to settle;
+// by is the actor in the journal. Done again, it changes nothing.
+func (h *Webhooks) Settle(ctx context.Context, payment, by string) (found bool, err error) {
+	m, err := h.look(ctx, payment, by, func(*facts) {})
+	return m != nil, err
+}
+
 // sqlRest relies on payments_pkey.
 const sqlRest = `
 	UPDATE payments SET updated_at = $2 WHERE payment_id = $1 AND state = 'parked' AND updated_at < $2`

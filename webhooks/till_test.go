@@ -56,7 +56,10 @@ func opened(t *testing.T, changes ...func(*webhooks.Config)) *till {
 func over(t *testing.T, dsn string, changes ...func(*webhooks.Config)) *till {
 	t.Helper()
 	d := &till{t: t, book: newBook(), db: pgtest.Open(t, dsn, pg.Options{}), own: pgtest.Owner(t, dsn), now: start}
-	d.config = webhooks.Config{DB: d.db, Now: d.clock, Stripe: d.book, Logger: slog.New(slog.DiscardHandler), Secrets: []string{secret}}
+	d.config = webhooks.Config{
+		DB: d.db, Now: d.clock, Stripe: d.book, Logger: slog.New(slog.DiscardHandler), Secrets: []string{secret},
+		Actor: func(context.Context) string { return "key:test" },
+	}
 	for _, change := range changes {
 		change(&d.config)
 	}

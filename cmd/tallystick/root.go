@@ -123,7 +123,7 @@ func (p *program) root() *cobra.Command {
 	}
 	root.AddCommand(
 		p.upCommand(), p.demoCommand(), p.serveCommand(), p.simCommand(), p.migrateCommand(), p.verifyCommand(), p.reconcileCommand(),
-		p.findingsCommand(), p.accountsCommand(), p.grantsCommand(), p.usageCommand(), p.reservationsCommand(), p.keysCommand(), p.benchCommand(), p.configCommand(), p.versionCommand(),
+		p.findingsCommand(), p.eventsCommand(), p.webhookCommand(), p.accountsCommand(), p.grantsCommand(), p.usageCommand(), p.reservationsCommand(), p.keysCommand(), p.benchCommand(), p.configCommand(), p.versionCommand(),
 	)
 	wrapArgs(root)
 	return root

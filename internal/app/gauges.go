@@ -20,6 +20,8 @@ type gauges struct {
 	oldest    *prometheus.Desc
 	events    *prometheus.Desc
 	eventLag  *prometheus.Desc
+	payments  *prometheus.Desc
+	swept     *prometheus.Desc
 	findings  *prometheus.Desc
 	money     *prometheus.Desc
 	lastCheck *prometheus.Desc
@@ -37,6 +39,8 @@ func newGauges(a *App) *gauges {
 		oldest:    desc("delivery_oldest_seconds", "How long the oldest delivery has been due."),
 		events:    desc("stripe_events", "Events of the inbox that are not applied, by state.", "state"),
 		eventLag:  desc("stripe_event_oldest_seconds", "How long the oldest event has been waiting."),
+		payments:  desc("payments", "Payments that somebody must look at: parked, to be reviewed because they failed after their credits were granted, or with an open dispute.", "state"),
+		swept:     desc("stripe_sweep_timestamp_seconds", "Up to when Stripe's list of events was swept for missed ones."),
 		findings:  desc("findings", "Findings that are not resolved, by severity.", "severity"),
 		money:     desc("findings_money_minor_units", "Money at risk in findings that are not resolved, in minor units.", "severity", "currency"),
 		lastCheck: desc("check_last_success_timestamp_seconds", "When each check last succeeded; silence is a finding.", "check"),
@@ -56,6 +60,14 @@ const sqlGauges = `
 	SELECT 'event', state, '', count(*) FROM stripe_events WHERE state IN ('pending', 'flagged', 'failed') GROUP BY state
 	UNION ALL
 	SELECT 'lag', '', '', coalesce(extract(epoch FROM $1 - min(received_at)), 0)::bigint FROM stripe_events WHERE state = 'pending'
+	UNION ALL
+	SELECT 'payment', 'parked', '', count(*) FROM payments WHERE state = 'parked'
+	UNION ALL
+	SELECT 'payment', 'review', '', count(*) FROM payments WHERE review <> ''
+	UNION ALL
+	SELECT 'payment', 'disputed', '', count(DISTINCT payment_id) FROM disputes WHERE closed_at IS NULL
+	UNION ALL
+	SELECT 'swept', '', '', extract(epoch FROM swept_to)::bigint FROM stripe_sweeps WHERE swept_to IS NOT NULL
 	UNION ALL
 	SELECT 'finding', severity, '', count(*) FROM findings WHERE state <> 'resolved' GROUP BY severity
 	UNION ALL
@@ -95,6 +107,10 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 			send(g.events, r.N, r.A)
 		case "lag":
 			send(g.eventLag, r.N)
+		case "payment":
+			send(g.payments, r.N, r.A)
+		case "swept":
+			send(g.swept, r.N)
 		case "finding":
 			send(g.findings, r.N, r.A)
 		case "money":
