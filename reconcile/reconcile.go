@@ -58,8 +58,9 @@ type Repairer interface {
 	// FeedEvent puts a missed event into the inbox.
 	FeedEvent(ctx context.Context, event string) error
 	// SettlePayment reads a payment from Stripe again and brings its grant and what was
-	// taken back to what Stripe says. Done again it changes nothing.
-	SettlePayment(ctx context.Context, payment, actor string) error
+	// taken back to what Stripe says; it tells whether there was anything to settle.
+	// Done again it changes nothing.
+	SettlePayment(ctx context.Context, payment, actor string) (found bool, err error)
 	// SettleReservation ends one that is in doubt, by release or capture, and gives
 	// the state in which it is then. One that has ended stays as it is.
 	SettleReservation(ctx context.Context, account, reservation, choice, actor string) (state string, err error)

@@ -17,6 +17,7 @@ const cancelsFor = 24 * time.Hour
 // Refusals of what a repair would do.
 var (
 	errChoice  = &fault.Error{Kind: fault.KindUnprocessed, Code: "choice_needed", Public: "say whether to release or to capture the reservation: choice must be release or capture; nobody but you can know whether the work was done"}
+	errUnpaid  = &fault.Error{Kind: fault.KindConflict, Code: "payment_not_paid", Public: "Stripe says that the payment is not paid, or it is none of ours: there is nothing to grant or to take back"}
 	errTooLate = &fault.Error{Kind: fault.KindConflict, Code: "too_late", Public: "Stripe cancels meter events for 24 hours after their receipt, which are over; what remains is a credit note on the invoice"}
 	errExcess  = &fault.Error{Kind: fault.KindConflict, Code: "not_too_much", Public: "Stripe has less too much than these events are: cancelling them would take what is owed; run the check again"}
 )
@@ -106,7 +107,11 @@ func (r *Reconciler) actBefore(ctx context.Context, f Finding, actor, choice str
 		if err := f.args(&a); err != nil {
 			return "", err
 		}
-		return "payment " + a.Payment + " was settled again", r.Repairer.SettlePayment(ctx, a.Payment, actor)
+		found, err := r.Repairer.SettlePayment(ctx, a.Payment, actor)
+		if err == nil && !found {
+			err = errUnpaid
+		}
+		return "payment " + a.Payment + " was settled again", err
 	case repairSettleReservation:
 		var a reservationArgs
 		if err := f.args(&a); err != nil {

@@ -57,6 +57,20 @@ func TestARepairGrantsWhatAPaymentHasBought(t *testing.T) {
 	a.wantHistory(f, "repaired repaired")
 }
 
+// TestARepairOfWhatIsNotPaidIsRefused and leaves no audit row.
+func TestARepairOfWhatIsNotPaidIsRefused(t *testing.T) {
+	t.Parallel()
+	a := open(t, nil)
+	intent := a.Make("/v1/payment_intents", map[string][]string{"amount": {"1000"}, "currency": {"usd"}, "customer": {a.Customer}})
+	f := a.found("grant_credits", fmt.Sprintf(`{"payment": %q}`, intent))
+	if r := a.Call(http.MethodPost, "/v1/findings/"+f.ID+"/repair", `{}`); r.Status != http.StatusConflict || r.Code() != "payment_not_paid" {
+		t.Errorf("it was answered %d %s", r.Status, r.Body)
+	}
+	if n := a.scalar("SELECT count(*)::text FROM repairs"); n != "0" {
+		t.Errorf("%s audit rows of what was not done", n)
+	}
+}
+
 // TestARepairTakesBackWhatWasRefunded when the refund's events never came.
 func TestARepairTakesBackWhatWasRefunded(t *testing.T) {
 	t.Parallel()

@@ -104,8 +104,8 @@ func (r repairer) FeedEvent(ctx context.Context, event string) error {
 }
 
 // SettlePayment is reconcile.Repairer.
-func (r repairer) SettlePayment(ctx context.Context, payment, actor string) error {
-	return r.webhooks.Resettle(ctx, payment, actor)
+func (r repairer) SettlePayment(ctx context.Context, payment, actor string) (bool, error) {
+	return r.webhooks.Settle(ctx, payment, actor)
 }
 
 // SettleReservation is reconcile.Repairer.

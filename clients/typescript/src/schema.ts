@@ -1798,7 +1798,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, check_running, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, too_late, not_too_much, check_running, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -1825,7 +1825,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check, batch_over_burst */
+        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check, choice_needed, batch_over_burst */
         Unprocessable: {
             headers: {
                 [name: string]: unknown;
@@ -3573,6 +3573,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
