@@ -65,9 +65,11 @@ func proofMistakes(page string, names map[string]bool) (mistakes []string) {
 			}
 		}
 	}
-	for _, peer := range []string{"Formance 364", "Formance PR 365", "Formance 1638", "Formance 1633", "Formance 1281", "Blnk 181", "Blnk 182", "Blnk PR 43", "Blnk 152", "Lago 5870", "OpenMeter 5118", "five-bells-ledger 402",
+	for _, peer := range []string{
+		"Formance 364", "Formance PR 365", "Formance 1638", "Formance 1633", "Formance 1281", "Blnk 181", "Blnk 182", "Blnk PR 43", "Blnk 152", "Lago 5870", "OpenMeter 5118", "five-bells-ledger 402",
 		"akash 2438", "llmgateway 2400", "eliza 10997", "eliza 31449", "eliza 11155", "eliza 10938", "vm0 10668", "AI-Shipping-Labs 1423", "woocommerce 5478", "stripe-go 1771",
-		"OpenMeter 2080", "woocommerce 883", "gumroad 5779"} {
+		"OpenMeter 2080", "woocommerce 883", "gumroad 5779",
+	} {
 		if !rows[peer] {
 			mistakes = append(mistakes, "docs/proofs.md leaves out "+peer)
 		}
