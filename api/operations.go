@@ -57,6 +57,18 @@ type RunRequest struct {
 	DryRun  bool       `json:"dry_run,omitempty"`
 }
 
+// Check is an audit rule, and how it stands.
+type Check struct {
+	Name        string     `json:"name"`
+	Description string     `json:"description"`
+	Schedule    string     `json:"schedule"` // five cron fields, UTC; off or "" for none
+	LastSuccess *time.Time `json:"last_success"`
+	LastRun     string     `json:"last_run"` // id of the run of the latest slot
+	LastState   string     `json:"last_state"`
+	Error       string     `json:"error"`  // of that run
+	Silent      bool       `json:"silent"` // it has not succeeded in its time
+}
+
 // Run is one execution of one check over a window.
 type Run struct {
 	ID         string     `json:"id"`
@@ -70,9 +82,20 @@ type Run struct {
 	Found      int        `json:"found"`
 	New        int        `json:"new"`
 	Resolved   int        `json:"resolved"`
+	Calls      int64      `json:"calls"` // made to Stripe
+	Note       string     `json:"note"`  // what was not read, and why
+	Totals     Totals     `json:"totals"`
 	Error      string     `json:"error"`
 	StartedAt  time.Time  `json:"started_at"`
 	FinishedAt *time.Time `json:"finished_at"`
+	Preview    []Finding  `json:"preview,omitempty"` // what a dry run found
+}
+
+// Totals is the money that a run found, by what has become of it.
+type Totals struct {
+	Leaked     []Money `json:"leaked"`
+	Overbilled []Money `json:"overbilled"`
+	AtRisk     []Money `json:"at_risk"`
 }
 
 // Money is an amount in minor units of a currency, with its reading for people.
@@ -84,31 +107,65 @@ type Money struct {
 
 // Finding is one disagreement between our records and Stripe's, or within ours.
 type Finding struct {
-	ID          string          `json:"id"`
-	Check       string          `json:"check"`
-	Severity    string          `json:"severity"`
-	Subject     string          `json:"subject"`
-	Account     string          `json:"account"`
-	Ours        string          `json:"ours"`
-	Theirs      string          `json:"theirs"`
-	Difference  string          `json:"difference"`
-	Unit        string          `json:"unit"`
-	MoneyAtRisk *Money          `json:"money_at_risk"`
-	Cause       string          `json:"cause"`
-	Explanation string          `json:"explanation"`
-	Evidence    json.RawMessage `json:"evidence"`
-	Deadline    *time.Time      `json:"deadline"`
-	State       string          `json:"state"`
-	Repair      string          `json:"repair"` // what repair would do; "" when there is none
-	Safe        bool            `json:"safe"`   // whether it can neither over-bill nor over-credit
-	FirstSeen   time.Time       `json:"first_seen"`
-	LastSeen    time.Time       `json:"last_seen"`
-	ResolvedAt  *time.Time      `json:"resolved_at"`
+	ID           string          `json:"id"`
+	Check        string          `json:"check"`
+	Severity     string          `json:"severity"`
+	Subject      string          `json:"subject"`
+	Account      string          `json:"account"`
+	HappenedAt   time.Time       `json:"happened_at"`
+	Ours         string          `json:"ours"`
+	Theirs       string          `json:"theirs"`
+	Difference   string          `json:"difference"`
+	Unit         string          `json:"unit"`
+	MoneyAtRisk  *Money          `json:"money_at_risk"`
+	Effect       string          `json:"effect"`
+	Cause        string          `json:"cause"`
+	Explanation  string          `json:"explanation"`
+	Evidence     json.RawMessage `json:"evidence"`
+	Deadline     *time.Time      `json:"deadline"`
+	Remains      string          `json:"remains"` // what can still be done after the deadline
+	State        string          `json:"state"`
+	Repair       string          `json:"repair"` // what repair would do; "" when there is none
+	Safe         bool            `json:"safe"`   // whether it can neither over-bill nor over-credit
+	TimesOpen    int             `json:"times_open"`
+	FirstSeen    time.Time       `json:"first_seen"`
+	OpenedAt     time.Time       `json:"opened_at"`
+	LastSeen     time.Time       `json:"last_seen"`
+	SnoozedUntil *time.Time      `json:"snoozed_until"`
+	ResolvedAt   *time.Time      `json:"resolved_at"`
+	ResolvedBy   string          `json:"resolved_by"` // "" when it vanished by itself
+	StripeURL    string          `json:"stripe_url"`  // of the object in Stripe's dashboard
+	History      []FindingEntry  `json:"history,omitempty"`
+}
+
+// FindingEntry is a line of a finding's history.
+type FindingEntry struct {
+	At     time.Time `json:"at"`
+	Actor  string    `json:"actor"`
+	Action string    `json:"action"`
+	Detail string    `json:"detail"`
+}
+
+// AcknowledgeRequest is the body of POST /v1/findings/{id}/acknowledge; it may be left out.
+type AcknowledgeRequest struct {
+	Note string `json:"note,omitempty"`
+}
+
+// SnoozeRequest is the body of POST /v1/findings/{id}/snooze.
+type SnoozeRequest struct {
+	Until time.Time `json:"until"`
+	Note  string    `json:"note,omitempty"`
+}
+
+// ResolveRequest is the body of POST /v1/findings/{id}/resolve.
+type ResolveRequest struct {
+	Reason string `json:"reason"`
 }
 
 // RepairRequest is the body of POST /v1/findings/{id}/repair.
 type RepairRequest struct {
-	DryRun bool `json:"dry_run,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	Choice string `json:"choice,omitempty"` // release or capture, for a reservation in doubt
 }
 
 // Repair is what a repair did, or would do.

@@ -90,6 +90,7 @@ func (m *Meter) admit(scope string, own bool, r *http.Request) (*http.Request, e
 	if !e.row.allows(scope) {
 		return nil, errForbidden.Withf("the key lacks the scope %s that this call needs", scope)
 	}
+	ctx = web.WithCaller(ctx, "key:"+e.row.ID)
 	return r.WithContext(context.WithValue(ctx, callerKey{}, e.caller)), nil
 }
 

@@ -9,37 +9,54 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"tallystick/internal/fault"
 )
 
 // Finding is one disagreement and its history.
 type Finding struct {
-	ID          string     `db:"finding_id"`
-	Check       string     `db:"check_name"`
-	Subject     string     `db:"subject"`
-	Account     string     `db:"account"`
-	HappenedAt  time.Time  `db:"happened_at"`
-	Severity    string     `db:"severity"`
-	Ours        string     `db:"ours"`
-	Theirs      string     `db:"theirs"`
-	Difference  string     `db:"difference"`
-	Unit        string     `db:"unit"`
-	Money       *int64     `db:"money"`
-	Currency    string     `db:"currency"`
-	Cause       string     `db:"cause"`
-	Explanation string     `db:"explanation"`
-	Evidence    string     `db:"evidence"`
-	Deadline    *time.Time `db:"deadline"`
-	Repair      string     `db:"repair"`
-	RepairArgs  string     `db:"repair_args"`
-	Safe        bool       `db:"safe"`
-	State       string     `db:"state"`
-	TimesOpen   int        `db:"times_open"`
-	FirstSeen   time.Time  `db:"first_seen"`
-	LastSeen    time.Time  `db:"last_seen"`
-	ResolvedAt  *time.Time `db:"resolved_at"`
+	ID           string     `db:"finding_id"`
+	Check        string     `db:"check_name"`
+	Subject      string     `db:"subject"`
+	Account      string     `db:"account"`
+	HappenedAt   time.Time  `db:"happened_at"`
+	Severity     string     `db:"severity"`
+	Least        string     `db:"least"` // severity that the check wants at least
+	Ours         string     `db:"ours"`
+	Theirs       string     `db:"theirs"`
+	Difference   string     `db:"difference"`
+	Unit         string     `db:"unit"`
+	Money        *int64     `db:"money"`
+	Currency     string     `db:"currency"`
+	Effect       string     `db:"effect"`
+	Cause        string     `db:"cause"`
+	Explanation  string     `db:"explanation"`
+	Evidence     string     `db:"evidence"`
+	Deadline     *time.Time `db:"deadline"`
+	Remains      string     `db:"remains"`
+	Repair       string     `db:"repair"`
+	RepairArgs   string     `db:"repair_args"`
+	Safe         bool       `db:"safe"`
+	State        string     `db:"state"`
+	TimesOpen    int        `db:"times_open"`
+	FirstSeen    time.Time  `db:"first_seen"`
+	OpenedAt     time.Time  `db:"opened_at"`
+	LastSeen     time.Time  `db:"last_seen"`
+	ResolvedAt   *time.Time `db:"resolved_at"`
+	ResolvedBy   string     `db:"resolved_by"` // "" for one that vanished
+	Accepted     string     `db:"accepted"`    // fingerprint of what a person resolved as it was
+	SnoozedUntil *time.Time `db:"snoozed_until"`
+	NotifiedAt   *time.Time `db:"notified_at"`
+	ToldMoney    *int64     `db:"told_money"`
+	ToldSeverity string     `db:"told_severity"`
+	Run          string     `db:"run_id"`
 }
+
+// findingColumns are those of Finding.
+const findingColumns = `finding_id, check_name, subject, account, happened_at, severity, least, ours, theirs, difference, unit, money, currency, effect, cause,
+		explanation, evidence, deadline, remains, repair, repair_args, safe, state, times_open, first_seen, opened_at, last_seen, resolved_at, resolved_by,
+		accepted, snoozed_until, notified_at, told_money, told_severity, run_id`
 
 // MoneyText reads the money at risk for people, "unknown" when no price is known.
 func (f Finding) MoneyText() string {
@@ -60,9 +77,10 @@ func (d disagreement) finding(check string, now time.Time) (Finding, error) {
 		return Finding{}, err
 	}
 	f := Finding{
-		Check: check, Subject: d.Subject, Account: d.Account, HappenedAt: d.HappenedAt, Severity: severityOf(d.Money), Ours: d.Ours, Theirs: d.Theirs,
-		Difference: d.Difference, Unit: d.Unit, Cause: d.Cause, Explanation: d.Explanation, Evidence: evidence, Deadline: d.Deadline,
-		Repair: d.Repair, RepairArgs: args, Safe: d.Safe, State: "open", TimesOpen: 1, FirstSeen: now, LastSeen: now,
+		Check: check, Subject: d.Subject, Account: d.Account, HappenedAt: d.HappenedAt, Severity: grade(d.Money, d.Least, d.Deadline, now), Least: d.Least,
+		Ours: d.Ours, Theirs: d.Theirs, Difference: d.Difference, Unit: d.Unit, Effect: d.effect(check), Cause: d.Cause, Explanation: d.Explanation, Evidence: evidence,
+		Deadline: d.Deadline, Remains: d.Remains, Repair: d.Repair, RepairArgs: args, Safe: d.Safe,
+		State: StateOpen, TimesOpen: 1, FirstSeen: now, OpenedAt: now, LastSeen: now,
 	}
 	if d.Money != nil {
 		f.Money, f.Currency = &d.Money.amount, d.Money.currency
@@ -70,41 +88,54 @@ func (d disagreement) finding(check string, now time.Time) (Finding, error) {
 	return f, nil
 }
 
-// sqlPutFinding relies on findings_subject for R2. A finding that comes back, or
-// whose money has grown, owes a mail again. It tells whether it is new or back.
-const sqlPutFinding = `
-	INSERT INTO findings AS f (finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause,
-		explanation, evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, opened_at, last_seen, run_id)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::jsonb, $16, $17, $18::jsonb, $19, 'open', 1, $20, $20, $20, $21)
-	ON CONFLICT (check_name, subject) DO UPDATE
-	SET account = excluded.account, happened_at = excluded.happened_at, severity = excluded.severity, ours = excluded.ours, theirs = excluded.theirs,
-		difference = excluded.difference, money = excluded.money, currency = excluded.currency, cause = excluded.cause,
-		explanation = excluded.explanation, evidence = excluded.evidence, deadline = excluded.deadline, repair = excluded.repair,
-		repair_args = excluded.repair_args, safe = excluded.safe, last_seen = excluded.last_seen, run_id = excluded.run_id, resolved_at = NULL,
-		state = CASE WHEN f.state = 'resolved' THEN 'open' ELSE f.state END,
-		times_open = f.times_open + CASE WHEN f.state = 'resolved' THEN 1 ELSE 0 END,
-		opened_at = CASE WHEN f.state = 'resolved' THEN excluded.opened_at ELSE f.opened_at END,
-		notified_at = CASE WHEN f.state = 'resolved' OR coalesce(excluded.money, 0) > coalesce(f.money, 0) THEN NULL ELSE f.notified_at END,
-		cleared_at = NULL
-	RETURNING opened_at = $20 AS fresh`
+// sqlStanding gives what a check has found before that is not resolved, or that it
+// finds again, over findings_subject.
+const sqlStanding = `
+	SELECT ` + findingColumns + `
+	FROM findings
+	WHERE check_name = $1 AND (state <> 'resolved' OR accepted <> '' OR subject = ANY ($2::text[]))
+	ORDER BY finding_id
+	FOR UPDATE`
 
-// sqlUnresolved lists what a check had found and is not resolved.
-const sqlUnresolved = `
-	SELECT finding_id, subject, account, happened_at FROM findings WHERE check_name = $1 AND state <> 'resolved' FOR UPDATE`
+// sqlAddFinding relies on findings_subject for R2.
+const sqlAddFinding = `
+	INSERT INTO findings (finding_id, check_name, subject, account, happened_at, severity, least, ours, theirs, difference, unit, money, currency, effect, cause,
+		explanation, evidence, deadline, remains, repair, repair_args, safe, state, times_open, first_seen, opened_at, last_seen, run_id)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17::jsonb, $18, $19, $20, $21::jsonb, $22, $23, $24, $25, $26, $27, $28)`
 
-// sqlResolve relies on findings_pkey.
-const sqlResolve = `UPDATE findings SET state = 'resolved', resolved_at = $2 WHERE finding_id = $1`
+// sqlKeepFinding relies on findings_pkey.
+const sqlKeepFinding = `
+	UPDATE findings
+	SET account = $2, happened_at = $3, severity = $4, least = $5, ours = $6, theirs = $7, difference = $8, unit = $9, money = $10, currency = $11, effect = $12,
+		cause = $13, explanation = $14, evidence = $15::jsonb, deadline = $16, remains = $17, repair = $18, repair_args = $19::jsonb, safe = $20, state = $21,
+		times_open = $22, opened_at = $23, last_seen = $24, resolved_at = $25, resolved_by = $26, accepted = $27, snoozed_until = $28, notified_at = $29,
+		told_money = $30, told_severity = $31, run_id = $32, cleared_at = CASE WHEN $21 = 'resolved' THEN cleared_at END
+	WHERE finding_id = $1`
 
 // record writes what a check has found and resolves what it has found no more.
 func (r *Reconciler) record(ctx context.Context, tx *sqlx.Tx, check string, s scope, run *Run, out result) error {
+	subjects := make(pq.StringArray, len(out.found))
+	for i, d := range out.found {
+		subjects[i] = d.Subject
+	}
+	var rows []Finding
+	if err := tx.SelectContext(ctx, &rows, sqlStanding, check, subjects); err != nil {
+		return fmt.Errorf("read findings of %s: %w", check, err)
+	}
+	standing := make(map[string]Finding, len(rows))
+	for _, f := range rows {
+		standing[f.Subject] = f
+	}
 	seen := map[string]bool{}
 	for _, d := range out.found {
+		seen[d.Subject] = true
 		f, err := d.finding(check, s.now)
 		if err != nil {
 			return err
 		}
-		seen[f.Subject] = true
-		fresh, err := putFinding(ctx, tx, f, run.ID)
+		f.Run = run.ID
+		old, known := standing[f.Subject]
+		fresh, err := keepSeen(ctx, tx, old, known, f)
 		if err != nil {
 			return err
 		}
@@ -112,34 +143,60 @@ func (r *Reconciler) record(ctx context.Context, tx *sqlx.Tx, check string, s sc
 			run.Fresh++
 		}
 	}
-	var standing []Finding
-	if err := tx.SelectContext(ctx, &standing, sqlUnresolved, check); err != nil {
-		return fmt.Errorf("read findings of %s: %w", check, err)
-	}
-	for _, f := range standing {
-		covered := s.covers(f.Account, f.HappenedAt) || (out.timeless && (s.account == "" || s.account == f.Account))
-		if seen[f.Subject] || !covered {
+	for _, f := range rows {
+		if seen[f.Subject] || (f.State == StateResolved && f.Accepted == "") || !out.hasCovered(s, f) {
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, sqlResolve, f.ID, s.now); err != nil {
-			return fmt.Errorf("resolve %s: %w", f.ID, err)
+		if err := keepFinding(ctx, tx, f.vanished(s.now, run.ID), entry{action: "vanished", at: s.now}); err != nil {
+			return err
 		}
-		run.Resolved++
+		if f.State != StateResolved {
+			run.Resolved++
+		}
 	}
 	return nil
 }
 
-func putFinding(ctx context.Context, tx *sqlx.Tx, f Finding, run string) (fresh bool, err error) {
+// hasCovered tells whether the run would have seen a finding that it has not seen.
+func (out result) hasCovered(s scope, f Finding) bool {
+	switch {
+	case out.covered != nil:
+		return (s.account == "" || s.account == f.Account) && out.covered(f.Subject, f.Account, f.HappenedAt)
+	case out.timeless:
+		return s.account == "" || s.account == f.Account
+	}
+	return s.covers(f.Account, f.HappenedAt)
+}
+
+// keepSeen writes a finding that a run has seen; it tells whether it is new or back.
+func keepSeen(ctx context.Context, tx *sqlx.Tx, old Finding, known bool, f Finding) (fresh bool, err error) {
+	if known {
+		next, did := old.seen(f)
+		return did == "reopened", keepFinding(ctx, tx, next, entry{action: did, at: f.LastSeen, detail: f.summary()})
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return false, fmt.Errorf("name a finding: %w", err)
 	}
-	err = tx.GetContext(ctx, &fresh, sqlPutFinding, "fnd_"+id.String(), f.Check, f.Subject, f.Account, f.HappenedAt, f.Severity, f.Ours, f.Theirs, f.Difference,
-		f.Unit, f.Money, f.Currency, f.Cause, f.Explanation, f.Evidence, f.Deadline, f.Repair, f.RepairArgs, f.Safe, f.LastSeen, run)
+	f.ID = "fnd_" + id.String()
+	_, err = tx.ExecContext(ctx, sqlAddFinding, f.ID, f.Check, f.Subject, f.Account, f.HappenedAt, f.Severity, f.Least, f.Ours, f.Theirs, f.Difference, f.Unit, f.Money,
+		f.Currency, f.Effect, f.Cause, f.Explanation, f.Evidence, f.Deadline, f.Remains, f.Repair, f.RepairArgs, f.Safe, f.State, f.TimesOpen, f.FirstSeen, f.OpenedAt,
+		f.LastSeen, f.Run)
 	if err != nil {
 		return false, fmt.Errorf("keep the finding about %s: %w", f.Subject, err)
 	}
-	return fresh, nil
+	return true, addHistory(ctx, tx, f.ID, entry{action: "found", at: f.LastSeen, detail: f.summary()})
+}
+
+// keepFinding writes a finding that has a row, and what has happened to it.
+func keepFinding(ctx context.Context, tx *sqlx.Tx, f Finding, e entry) error {
+	_, err := tx.ExecContext(ctx, sqlKeepFinding, f.ID, f.Account, f.HappenedAt, f.Severity, f.Least, f.Ours, f.Theirs, f.Difference, f.Unit, f.Money, f.Currency, f.Effect,
+		f.Cause, f.Explanation, f.Evidence, f.Deadline, f.Remains, f.Repair, f.RepairArgs, f.Safe, f.State, f.TimesOpen, f.OpenedAt, f.LastSeen, f.ResolvedAt, f.ResolvedBy,
+		f.Accepted, f.SnoozedUntil, f.NotifiedAt, f.ToldMoney, f.ToldSeverity, f.Run)
+	if err != nil {
+		return fmt.Errorf("keep finding %s: %w", f.ID, err)
+	}
+	return addHistory(ctx, tx, f.ID, e)
 }
 
 // Filter narrows a list of findings.
@@ -148,8 +205,13 @@ type Filter struct {
 	Check   string
 	Account string
 	ID      string
-	After   Position
-	Limit   int
+
+	Severity string // at least this one; "" for all
+	Cause    string
+	Effect   string
+
+	After Position
+	Limit int
 }
 
 // Position is where a page of findings ends.
@@ -160,11 +222,12 @@ type Position struct {
 
 // sqlReadFindings pages backwards; findings are few beside everything else.
 const sqlReadFindings = `
-	SELECT finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause, explanation,
-		evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, last_seen, resolved_at
+	SELECT ` + findingColumns + `
 	FROM findings
 	WHERE (last_seen, finding_id) < ($1, $2) AND ($3 = 'all' OR ($3 = '' AND state <> 'resolved') OR state = $3)
 		AND ($4 = '' OR check_name = $4) AND ($5 = '' OR account = $5) AND ($6 = '' OR finding_id = $6)
+		AND ($8 = '' OR array_position(ARRAY['low', 'medium', 'high', 'critical'], severity) >= array_position(ARRAY['low', 'medium', 'high', 'critical'], $8))
+		AND ($9 = '' OR cause = $9) AND ($10 = '' OR effect = $10)
 	ORDER BY last_seen DESC, finding_id DESC
 	LIMIT $7`
 
@@ -175,7 +238,7 @@ func (r *Reconciler) Findings(ctx context.Context, f Filter) (findings []Finding
 	}
 	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		findings = nil
-		return tx.SelectContext(ctx, &findings, sqlReadFindings, f.After.LastSeen, f.After.ID, f.State, f.Check, f.Account, f.ID, f.Limit)
+		return tx.SelectContext(ctx, &findings, sqlReadFindings, f.After.LastSeen, f.After.ID, f.State, f.Check, f.Account, f.ID, f.Limit, f.Severity, f.Cause, f.Effect)
 	})
 	return findings, err
 }
@@ -196,8 +259,7 @@ func (r *Reconciler) Finding(ctx context.Context, id string) (Finding, error) {
 
 // sqlLockFinding relies on findings_pkey.
 const sqlLockFinding = `
-	SELECT finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause, explanation,
-		evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, last_seen, resolved_at
+	SELECT ` + findingColumns + `
 	FROM findings WHERE finding_id = $1 FOR UPDATE`
 
 func lockFinding(ctx context.Context, tx *sqlx.Tx, id string) (f Finding, err error) {

@@ -37,7 +37,8 @@ func TestOneMailTellsAllThatIsNew(t *testing.T) {
 	if !strings.HasPrefix(m.Text, "Approve the repairs before ") {
 		t.Errorf("the mail does not begin with what to do by when:\n%s", m.Text)
 	}
-	if strings.Index(m.Text, "10.00 USD") > strings.Index(m.Text, "0.25 USD") || strings.Index(m.Text, "0.25 USD") > strings.Index(m.Text, "0.10 USD") {
+	at := func(money string) int { return strings.Index(m.Text, "\n"+money+" at risk (") }
+	if at("10.00 USD") < 0 || at("10.00 USD") > at("0.25 USD") || at("0.25 USD") > at("0.10 USD") {
 		t.Errorf("the dearest finding does not come first:\n%s", m.Text)
 	}
 	for _, f := range a.findings("") {

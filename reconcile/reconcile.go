@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ type StripeReader interface {
 // Mail is what people are told.
 type Mail struct {
 	Subject    string
+	ReplyTo    string // id of the mail that began the thread, as it was staged; "" begins one
+	Urgent     bool   // also for those who are woken for what is high or critical
 	Text, HTML string
 	CSV        []byte // the findings; nil for none
 }
@@ -54,6 +57,15 @@ type Repairer interface {
 	ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter string, missing []Missing) ([]string, error)
 	// FeedEvent puts a missed event into the inbox.
 	FeedEvent(ctx context.Context, event string) error
+	// SettlePayment reads a payment from Stripe again and brings its grant and what was
+	// taken back to what Stripe says; it tells whether there was anything to settle.
+	// Done again it changes nothing.
+	SettlePayment(ctx context.Context, payment, actor string) (found bool, err error)
+	// SettleReservation ends one that is in doubt, by release or capture, and gives
+	// the state in which it is then. One that has ended stays as it is.
+	SettleReservation(ctx context.Context, account, reservation, choice, actor string) (state string, err error)
+	// CancelUsage takes a meter event back at Stripe. Done again it changes nothing.
+	CancelUsage(ctx context.Context, eventName, identifier string) error
 	// RebuildBalance brings an account's projections back to its journal.
 	RebuildBalance(ctx context.Context, tx *sqlx.Tx, account string) error
 }
@@ -70,70 +82,39 @@ const (
 
 // Config is what a Reconciler needs.
 type Config struct {
-	DB           *pg.DB
-	Now          func() time.Time
-	Stripe       StripeReader
-	Alerter      Alerter
-	Repairer     Repairer
-	Logger       *slog.Logger
-	Schedule     string        // five cron fields, UTC; "" runs on request only
-	Settle       time.Duration // how far behind the present a window ends
-	Lookback     time.Duration // how long a window is
-	Bucket       time.Duration // of the deliveries to Stripe
-	Policy       string
-	PublicURL    string // for links in mails
-	PerMajorUnit int64  // whole credits per major unit of money; 0: none
+	DB             *pg.DB
+	Now            func() time.Time
+	Stripe         StripeReader
+	Alerter        Alerter
+	Repairer       Repairer
+	Logger         *slog.Logger
+	Schedule       string            // of cheap checks: five cron fields, UTC; "" runs on request only
+	Daily          string            // of dear checks; "" is Schedule
+	Schedules      map[string]string // of single checks, by name
+	Settle         time.Duration     // how far behind the present a window ends
+	Lookback       time.Duration     // how long a window is
+	Bucket         time.Duration     // of the deliveries to Stripe
+	Policy         string
+	PublicURL      string        // for links in mails
+	FindingPath    string        // of the page about a finding, its id left out; "" is the API's
+	Livemode       bool          // of the Stripe account, for links to its dashboard
+	PerMajorUnit   int64         // whole credits per major unit of money; 0: none
+	Cooldown       time.Duration // least time between two mails that are not urgent
+	Digest, Weekly string        // when the reports are mailed, five cron fields, UTC; "" or off for never
+	Webhook        Webhook
+	Calls          int64 // most calls to Stripe that one run of one check makes; 0: callsDefault
 }
+
+// callsDefault keeps a run within about two minutes of what Stripe allows.
+const callsDefault = 10_000
 
 // Reconciler runs the checks.
 type Reconciler struct {
 	Config
 	checks []check
-}
+	poster *http.Client // of webhooks
 
-// check is an audit rule.
-type check struct {
-	name        string
-	description string
-	run         func(ctx context.Context, s scope) (result, error)
-}
-
-// scope is what one run looks at: half-open, [From, To).
-type scope struct {
-	from, to time.Time
-	account  string // "" for all
-	now      time.Time
-}
-
-// covers tells whether a run over this scope would have seen a disagreement.
-func (s scope) covers(account string, at time.Time) bool {
-	return (s.account == "" || s.account == account) && !at.Before(s.from) && at.Before(s.to)
-}
-
-// result is what a check has found.
-type result struct {
-	compared int64
-	found    []disagreement
-	timeless bool // the check looks at the present whatever the window: every subject is covered
-}
-
-// disagreement is a finding before it has a row.
-type disagreement struct {
-	Subject     string
-	Account     string
-	HappenedAt  time.Time
-	Ours        string
-	Theirs      string
-	Difference  string
-	Unit        string
-	Money       *money
-	Cause       string
-	Explanation string
-	Evidence    any
-	Deadline    *time.Time
-	Repair      string
-	RepairArgs  any
-	Safe        bool
+	runMax, hangGrace time.Duration // bounds of a run, shortened by tests
 }
 
 // New makes a Reconciler.
@@ -144,11 +125,18 @@ func New(c Config) *Reconciler {
 	if c.Lookback == 0 {
 		c.Lookback = 72 * time.Hour
 	}
-	r := &Reconciler{Config: c}
+	if c.FindingPath == "" {
+		c.FindingPath = "/v1/findings/"
+	}
+	if c.Calls == 0 {
+		c.Calls = callsDefault
+	}
+	r := &Reconciler{Config: c, poster: c.Webhook.client(), runMax: runMax, hangGrace: hangGrace}
 	r.checks = []check{
-		{"usage.totals", "our usage with what Stripe has counted, per customer, meter and hour", r.usageTotals},
-		{"credits.payments", "every paid purchase of credits at Stripe with exactly one purchase grant", r.creditsPayments},
-		{"ledger.balances", "balances, grants' remainders and what reservations hold with the journal", r.ledgerBalances},
+		{name: "usage.totals", description: "our usage with what Stripe has counted, per customer, meter and hour", run: r.usageTotals},
+		{name: "credits.payments", description: "every paid purchase of credits at Stripe with exactly one purchase grant", run: r.creditsPayments},
+		{name: "ledger.balances", description: "balances, grants' remainders and what reservations hold with the journal", run: r.ledgerBalances},
+		{name: silenceCheck, description: "every check with its schedule: one that has not succeeded in its time is a finding", run: r.silence, spec: silenceSpec},
 	}
 	return r
 }
@@ -187,7 +175,7 @@ var errUnknownCheck = &fault.Error{Kind: fault.KindUnprocessed, Code: "unknown_c
 // usage by its bucket; and it ends where Stripe has had time to count.
 func (r *Reconciler) scope(o Options) (scope, error) {
 	now := r.Now()
-	s := scope{from: o.From.UTC(), to: o.To.UTC(), account: o.Account, now: now}
+	s := scope{from: o.From.UTC(), to: o.To.UTC(), account: o.Account, now: now, dry: o.DryRun, asked: o.Account != "" || !o.From.IsZero() || !o.To.IsZero()}
 	if o.To.IsZero() {
 		s.to = now.Add(-r.Settle)
 	}

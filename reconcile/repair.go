@@ -2,15 +2,14 @@ package reconcile
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
+	"tallystick/api"
 	"tallystick/internal/credit"
 	"tallystick/internal/fault"
 )
@@ -30,39 +29,46 @@ type Outcome struct {
 	Done    bool
 }
 
-// Repair mends one finding. With dryRun it only says what it would do. Done again,
+// Repair mends one finding. A dry run only says what it would do. Done again,
 // it changes nothing: a finding is repaired once for each time that it opened.
-func (r *Reconciler) Repair(ctx context.Context, id, actor string, dryRun bool) (Outcome, error) {
+func (r *Reconciler) Repair(ctx context.Context, id, actor string, q api.RepairRequest) (Outcome, error) {
 	f, err := r.Finding(ctx, id)
 	if err != nil {
 		return Outcome{}, err
 	}
 	out := Outcome{Finding: f.ID, Action: f.Repair}
 	switch {
-	case f.State == "resolved":
+	case f.State == StateResolved:
 		return out, errNotOpen
 	case f.Repair == "":
 		return out, errNoRepair
-	case r.Policy == RepairOff && !dryRun:
+	case r.Policy == RepairOff && !q.DryRun:
 		return out, errRepairOff
-	}
-	if dryRun {
+	case f.Repair == repairPropose:
+		out.Result, err = f.proposal()
+		return out, err
+	case q.DryRun:
 		out.Result = f.plan()
 		return out, nil
 	}
-	// What is foreign is called before the transaction that marks the repair: an
-	// event may be fed twice, since it is applied once.
-	if f.Repair == "feed_event" {
-		if err := r.feed(ctx, f); err != nil {
-			return out, err
-		}
+	before, err := r.repairedBefore(ctx, f)
+	if err != nil || before != "" {
+		out.Result = before
+		return out, err
+	}
+	// What is foreign, or has transactions of its own, comes before the one that keeps
+	// the audit row. It may be done twice, when a process dies between the two: each
+	// is harmless then.
+	result, err := r.actBefore(ctx, f, actor, q.Choice)
+	if err != nil {
+		return out, err
 	}
 	missing, err := r.measure(ctx, f)
 	if err != nil {
 		return out, err
 	}
 	err = r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
-		out.Result, out.Done, err = r.mend(ctx, tx, f, missing, actor)
+		out.Result, out.Done, err = r.mend(ctx, tx, f, result, missing, actor)
 		return err
 	})
 	if err == nil {
@@ -71,55 +77,22 @@ func (r *Reconciler) Repair(ctx context.Context, id, actor string, dryRun bool) 
 	return out, err
 }
 
-// plan says what a repair would do.
-func (f Finding) plan() string {
-	switch f.Repair {
-	case "resend_usage":
-		return fmt.Sprintf("would measure anew what Stripe lacks of %s for %s, and send that much under new identifiers", f.Unit, f.Account)
-	case "feed_event":
-		return "would read the missed event from Stripe and put it into the inbox, from where it is applied like any other"
-	case "rebuild_balance":
-		return fmt.Sprintf("would set the balance of %s to what its journal says", f.Account)
-	}
-	return "would do " + f.Repair
-}
-
-func (r *Reconciler) feed(ctx context.Context, f Finding) error {
-	var args struct {
-		Event string `json:"event"`
-	}
-	if err := json.Unmarshal([]byte(f.RepairArgs), &args); err != nil {
-		return fmt.Errorf("read the repair of %s: %w", f.ID, err)
-	}
-	return r.Repairer.FeedEvent(ctx, args.Event)
-}
-
 // measure finds what Stripe lacks at this moment, bucket by bucket, for a repair
 // that sends it. It never trusts what a run found a while ago (R5).
 func (r *Reconciler) measure(ctx context.Context, f Finding) ([]Missing, error) {
-	if f.Repair != "resend_usage" {
+	if f.Repair != repairResendUsage {
 		return nil, nil
 	}
 	var args resend
-	if err := json.Unmarshal([]byte(f.RepairArgs), &args); err != nil {
-		return nil, fmt.Errorf("read the repair of %s: %w", f.ID, err)
+	if err := f.args(&args); err != nil {
+		return nil, err
 	}
-	var pairs []pair
-	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
-		pairs = nil
-		return tx.SelectContext(ctx, &pairs, sqlPairs, args.Account)
-	})
-	if err == nil {
-		pairs, err = r.atStripe(ctx, pairs)
-	}
+	pairs, err := r.pairsOf(ctx, args.Account, args.Meter)
 	if err != nil {
 		return nil, err
 	}
 	var missing []Missing
 	for _, p := range pairs {
-		if p.Meter != args.Meter || p.meterID == "" {
-			continue
-		}
 		for _, sp := range args.Spans {
 			more, err := r.measureSpan(ctx, p, sp)
 			if err != nil {
@@ -129,6 +102,19 @@ func (r *Reconciler) measure(ctx context.Context, f Finding) ([]Missing, error) 
 		}
 	}
 	return missing, nil
+}
+
+// pairsOf gives an account's usage of one meter, as far as Stripe has the meter.
+func (r *Reconciler) pairsOf(ctx context.Context, account, meter string) ([]pair, error) {
+	var pairs []pair
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		pairs = nil
+		return tx.SelectContext(ctx, &pairs, sqlPairs, account)
+	})
+	if err == nil {
+		pairs, err = r.atStripe(ctx, pairs)
+	}
+	return slices.DeleteFunc(pairs, func(p pair) bool { return p.Meter != meter || p.meterID == "" }), err
 }
 
 // measureSpan looks at each bucket of a span. What is under way counts as if it
@@ -171,28 +157,42 @@ const sqlRepaired = `
 // sqlEarlierRepair relies on repairs_pkey.
 const sqlEarlierRepair = `SELECT result FROM repairs WHERE finding_id = $1 AND times_open = $2`
 
+// repairedBefore tells what an earlier repair of this opening has done; "" for none.
+func (r *Reconciler) repairedBefore(ctx context.Context, f Finding) (before string, err error) {
+	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		before, err = repairedBefore(ctx, tx, f)
+		return err
+	})
+	return before, err
+}
+
+func repairedBefore(ctx context.Context, tx *sqlx.Tx, f Finding) (string, error) {
+	var earlier []string
+	if err := tx.SelectContext(ctx, &earlier, sqlEarlierRepair, f.ID, f.TimesOpen); err != nil {
+		return "", fmt.Errorf("look for an earlier repair: %w", err)
+	}
+	if len(earlier) == 0 {
+		return "", nil
+	}
+	return "was repaired before, the next run tells whether it helped: " + earlier[0], nil
+}
+
 // mend does what is ours and keeps the audit row, in one transaction.
-func (r *Reconciler) mend(ctx context.Context, tx *sqlx.Tx, f Finding, missing []Missing, actor string) (result string, done bool, err error) {
+func (r *Reconciler) mend(ctx context.Context, tx *sqlx.Tx, f Finding, acted string, missing []Missing, actor string) (result string, done bool, err error) {
 	locked, err := lockFinding(ctx, tx, f.ID)
 	if err != nil {
 		return "", false, err
 	}
-	var earlier []string
-	if err := tx.SelectContext(ctx, &earlier, sqlEarlierRepair, f.ID, locked.TimesOpen); err != nil {
-		return "", false, fmt.Errorf("look for an earlier repair: %w", err)
+	if before, err := repairedBefore(ctx, tx, locked); err != nil || before != "" {
+		return before, false, err
 	}
-	if len(earlier) > 0 {
-		return "was repaired before, the next run tells whether it helped: " + earlier[0], false, nil
-	}
-	switch f.Repair {
-	case "feed_event":
-		result = "the missed event is in the inbox"
-	case "rebuild_balance":
+	switch result = acted; f.Repair {
+	case repairRebuildBalance:
 		if err := r.Repairer.RebuildBalance(ctx, tx, f.Account); err != nil {
 			return "", false, err
 		}
 		result = "the balance is what the journal says"
-	case "resend_usage":
+	case repairResendUsage:
 		if result, err = r.resend(ctx, tx, f, missing); err != nil {
 			return "", false, err
 		}
@@ -200,7 +200,10 @@ func (r *Reconciler) mend(ctx context.Context, tx *sqlx.Tx, f Finding, missing [
 			return result, false, nil
 		}
 	}
-	_, err = tx.ExecContext(ctx, sqlRepaired, f.ID, locked.TimesOpen, f.Repair, result, actor, r.Now())
+	now := r.Now()
+	if _, err = tx.ExecContext(ctx, sqlRepaired, f.ID, locked.TimesOpen, f.Repair, result, actor, now); err == nil {
+		err = addHistory(ctx, tx, f.ID, entry{action: "repaired", at: now, actor: actor, detail: result})
+	}
 	return result, err == nil, err
 }
 
@@ -219,10 +222,12 @@ func (r *Reconciler) resend(ctx context.Context, tx *sqlx.Tx, f Finding, missing
 	return fmt.Sprintf("%s of %s is sent again as %s", sum, f.Unit, strings.Join(identifiers, ", ")), nil
 }
 
-// sqlSafeFindings lists what may be repaired without asking.
+// sqlSafeFindings lists what may be repaired without asking, over findings_by_state.
+// What ends a reservation, cancels at Stripe or is but a proposal never is, whatever
+// a check says.
 const sqlSafeFindings = `
 	SELECT f.finding_id FROM findings f
-	WHERE f.state = 'open' AND f.safe AND f.repair <> ''
+	WHERE f.state = 'open' AND f.safe AND f.repair IN ('resend_usage', 'feed_event', 'rebuild_balance', 'grant_credits', 'take_back')
 		AND NOT EXISTS (SELECT 1 FROM repairs p WHERE p.finding_id = f.finding_id AND p.times_open = f.times_open)
 	ORDER BY f.finding_id`
 
@@ -239,7 +244,7 @@ func (r *Reconciler) RepairAllSafe(ctx context.Context, actor string) ([]Outcome
 	}
 	outcomes := make([]Outcome, 0, len(ids))
 	for _, id := range ids {
-		out, err := r.Repair(ctx, id, actor, false)
+		out, err := r.Repair(ctx, id, actor, api.RepairRequest{})
 		if err != nil {
 			return outcomes, fmt.Errorf("repair %s: %w", id, err)
 		}
@@ -250,74 +255,5 @@ func (r *Reconciler) RepairAllSafe(ctx context.Context, actor string) ([]Outcome
 
 func (r *Reconciler) repairSafe(ctx context.Context) error {
 	_, err := r.RepairAllSafe(ctx, "system:policy")
-	return err
-}
-
-// sqlOwed lists the findings about which a mail is owed.
-const sqlOwed = `
-	SELECT finding_id, check_name, subject, account, happened_at, severity, ours, theirs, difference, unit, money, currency, cause, explanation,
-		evidence, deadline, repair, repair_args, safe, state, times_open, first_seen, last_seen, resolved_at
-	FROM findings
-	WHERE state IN ('open', 'acknowledged') AND notified_at IS NULL
-	ORDER BY money DESC NULLS LAST, finding_id
-	FOR UPDATE`
-
-// sqlNotified relies on findings_pkey.
-const sqlNotified = `UPDATE findings SET notified_at = $2 WHERE finding_id = ANY ($1::text[])`
-
-// sqlToClear counts what is left and lists what was mailed about and is gone.
-const sqlToClear = `SELECT finding_id FROM findings WHERE state = 'resolved' AND notified_at IS NOT NULL AND cleared_at IS NULL ORDER BY finding_id FOR UPDATE`
-
-// sqlOpenCount counts what is not resolved.
-const sqlOpenCount = `SELECT count(*) FROM findings WHERE state <> 'resolved'`
-
-// sqlCleared relies on findings_pkey.
-const sqlCleared = `UPDATE findings SET cleared_at = $2 WHERE finding_id = ANY ($1::text[])`
-
-// notify stages one mail about everything that is new, and one when everything
-// that was mailed about is gone, each in the transaction that marks it as told.
-func (r *Reconciler) notify(ctx context.Context) error {
-	now := r.Now()
-	return r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
-		var owed []Finding
-		if err := tx.SelectContext(ctx, &owed, sqlOwed); err != nil {
-			return fmt.Errorf("list findings to mail: %w", err)
-		}
-		if len(owed) > 0 {
-			return r.tell(ctx, tx, owed, now)
-		}
-		var open int
-		var gone []string
-		if err := tx.GetContext(ctx, &open, sqlOpenCount); err != nil || open > 0 {
-			return err
-		}
-		if err := tx.SelectContext(ctx, &gone, sqlToClear); err != nil || len(gone) == 0 {
-			return err
-		}
-		m, err := r.clearMail(len(gone), now)
-		if err != nil {
-			return err
-		}
-		if err := r.Alerter.StageMail(ctx, tx, "clear:"+gone[0]+":"+now.Format(time.RFC3339Nano), m); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, sqlCleared, pq.StringArray(gone), now)
-		return err
-	})
-}
-
-func (r *Reconciler) tell(ctx context.Context, tx *sqlx.Tx, owed []Finding, now time.Time) error {
-	ids := make(pq.StringArray, len(owed))
-	for i, f := range owed {
-		ids[i] = f.ID
-	}
-	m, err := r.findingsMail(owed, now)
-	if err != nil {
-		return err
-	}
-	if err := r.Alerter.StageMail(ctx, tx, "findings:"+owed[0].ID+":"+now.Format(time.RFC3339Nano), m); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, sqlNotified, ids, now)
 	return err
 }

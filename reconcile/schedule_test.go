@@ -105,7 +105,7 @@ func TestR3AHungRunIsFencedOff(t *testing.T) {
 	for _, tc := range []struct {
 		after time.Duration
 		want  int
-	}{{runMax, 0}, {runMax + time.Microsecond, 1}} {
+	}{{lease, 0}, {lease + time.Microsecond, 1}} {
 		other := counting(db, func() time.Time { return noon.Add(tc.after) }, func(context.Context) error { return nil })
 		runs, err := other.RunSlot(t.Context(), noon)
 		if err != nil || len(runs) != tc.want {

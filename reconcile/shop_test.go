@@ -1,12 +1,16 @@
 package reconcile_test
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"tallystick/api"
 	"tallystick/internal/apptest"
+	"tallystick/internal/pg"
 	"tallystick/internal/pg/pgtest"
 	"tallystick/stripesim"
 )
@@ -39,6 +43,35 @@ func open(t *testing.T, settings map[string]string) *audited {
 func (a *audited) vandalise(statement string, args ...any) {
 	a.t.Helper()
 	pgtest.Exec(a.t, pgtest.Owner(a.t, a.Info.DatabaseURL), statement, args...)
+}
+
+// scalar reads one text, as the database's owner.
+func (a *audited) scalar(query string) (text string) {
+	a.t.Helper()
+	err := pgtest.Open(a.t, a.Info.DatabaseURL, pg.Options{}).Read(a.t.Context(), func(tx *sqlx.Tx) error {
+		return tx.GetContext(a.t.Context(), &text, query)
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return text
+}
+
+// asService runs a statement as the role of the service, in a transaction that is
+// rolled back.
+func (a *audited) asService(statement string) error {
+	a.t.Helper()
+	undone := errors.New("undone")
+	err := pgtest.Open(a.t, a.Info.DatabaseURL, pg.Options{}).InTx(a.t.Context(), func(tx *sqlx.Tx) error {
+		if _, err := tx.ExecContext(a.t.Context(), statement); err != nil {
+			return err
+		}
+		return undone
+	})
+	if errors.Is(err, undone) {
+		return nil
+	}
+	return err
 }
 
 // run lets the clock pass the settle time, runs all checks and gives what is open.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"tallystick/internal/mail"
 	"tallystick/internal/stripe"
 	"tallystick/ledger"
+	"tallystick/meter"
 	"tallystick/outbox"
 	"tallystick/reconcile"
 	"tallystick/webhooks"
@@ -118,27 +120,44 @@ func (r *usageReader) meter(ctx context.Context, eventName string) (string, erro
 // alerter turns the auditor's mails into mails of the outbox.
 type alerter struct {
 	to     []string
+	urgent []string // mailed, too, about what is urgent
 	now    func() time.Time
 	domain string
 }
 
 // StageMail is reconcile.Alerter.
 func (a alerter) StageMail(ctx context.Context, tx *sqlx.Tx, id string, m reconcile.Mail) error {
-	if len(a.to) == 0 {
+	to := slices.Clone(a.to)
+	if m.Urgent {
+		to = append(to, a.urgent...)
+	}
+	slices.Sort(to)
+	if to = slices.Compact(to); len(to) == 0 {
 		return nil // up without a recipient: findings are seen, nobody is mailed
 	}
-	sum := sha256.Sum256([]byte(id))
-	message := mail.Message{ID: hex.EncodeToString(sum[:16]) + "@" + a.domain, To: a.to, Subject: m.Subject, Text: m.Text, HTML: m.HTML}
+	message := mail.Message{ID: a.messageID(id), To: to, Subject: m.Subject, Text: m.Text, HTML: m.HTML}
+	if m.ReplyTo != "" {
+		message.InReplyTo = a.messageID(m.ReplyTo)
+	}
 	if m.CSV != nil {
 		message.Attachments = []mail.Attachment{{Name: "findings.csv", ContentType: "text/csv", Content: m.CSV}}
 	}
 	return outbox.StageMail(ctx, tx, a.now(), id, message)
 }
 
+// messageID is the same for the same cause, so that a thread holds together and a
+// mail that was sent twice is one.
+func (a alerter) messageID(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:16]) + "@" + a.domain
+}
+
 // repairer lets the packages that own the data mend it.
 type repairer struct {
 	outbox   *outbox.Outbox
 	webhooks *webhooks.Webhooks
+	meter    *meter.Meter
+	stripe   *stripe.Client
 	now      func() time.Time
 }
 
@@ -160,6 +179,21 @@ func (r repairer) ResendUsage(ctx context.Context, tx *sqlx.Tx, account, meter s
 func (r repairer) FeedEvent(ctx context.Context, event string) error {
 	_, err := r.webhooks.Feed(ctx, event)
 	return err
+}
+
+// SettlePayment is reconcile.Repairer.
+func (r repairer) SettlePayment(ctx context.Context, payment, actor string) (bool, error) {
+	return r.webhooks.Settle(ctx, payment, actor)
+}
+
+// SettleReservation is reconcile.Repairer.
+func (r repairer) SettleReservation(ctx context.Context, account, reservation, choice, actor string) (string, error) {
+	return r.meter.SettleDoubt(ctx, account, reservation, choice == "capture", actor)
+}
+
+// CancelUsage is reconcile.Repairer.
+func (r repairer) CancelUsage(ctx context.Context, eventName, identifier string) error {
+	return r.stripe.CancelMeterEvent(ctx, eventName, identifier)
 }
 
 // RebuildBalance is reconcile.Repairer.

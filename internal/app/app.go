@@ -44,6 +44,9 @@ const (
 	sweepLook   = 30 * time.Second
 	settleEvery = 30 * time.Second
 
+	alertsEvery   = 10 * time.Second
+	webhooksEvery = 2 * time.Second
+
 	reservationsEvery = time.Second
 	defaultIdle       = 200 * time.Millisecond
 )
@@ -110,6 +113,9 @@ func New(ctx context.Context, o Options) (*App, error) {
 	}
 	client := stripe.New(stripe.Config{Key: c.StripeAPIKey.Reveal(), BaseURL: c.StripeAPIBase, Logger: o.Logger})
 	a.wire(c, client, sender)
+	if err := a.Reconcile.Validate(); err != nil {
+		return nil, errors.Join(&config.MistakeError{Mistakes: []string{err.Error()}}, a.Close())
+	}
 	return a, nil
 }
 
@@ -154,11 +160,22 @@ func (a *App) wire(c config.Config, client *stripe.Client, sender *mail.Sender) 
 	a.Reconcile = reconcile.New(reconcile.Config{
 		DB: a.DB, Now: now, Stripe: client, Logger: logger, Schedule: schedule, Settle: c.ReconcileSettle, Lookback: c.ReconcileLookback,
 		Bucket: c.UsageBucket, Policy: c.Repair, PublicURL: publicURL, PerMajorUnit: c.CreditsPerUnit,
-		Alerter:  alerter{to: c.MailTo, now: now, domain: domainOf(c.MailFrom)},
-		Repairer: repairer{outbox: a.Outbox, webhooks: a.Webhooks, now: now},
+		Cooldown: c.MailCooldown, Digest: c.MailDigest, Weekly: c.MailWeekly, Webhook: webhook(c),
+		Daily: c.ReconcileDaily, Schedules: c.Schedules(), Calls: int64(c.ReconcileCalls), Livemode: strings.Contains(c.StripeAPIKey.Reveal(), "_live_"),
+		Alerter:  alerter{to: c.MailTo, urgent: c.MailUrgentTo, now: now, domain: domainOf(c.MailFrom)},
+		Repairer: repairer{outbox: a.Outbox, webhooks: a.Webhooks, meter: a.Meter, stripe: client, now: now},
 	})
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newGauges(a))
 	a.handler = a.routes(web.NewServer(logger, a.registry))
+}
+
+// webhook is where alerts are posted, if anywhere.
+func webhook(c config.Config) reconcile.Webhook {
+	w := reconcile.Webhook{URL: c.AlertWebhookURL, Private: c.AlertWebhookPrivate}
+	for _, s := range c.AlertWebhookSecrets {
+		w.Secrets = append(w.Secrets, s.Reveal())
+	}
+	return w
 }
 
 func domainOf(address string) string {
@@ -232,6 +249,8 @@ func (a *App) work(ctx context.Context, wg *sync.WaitGroup) {
 		{"settled deliveries", settleEvery, a.Outbox.SettleStep},
 		{"mails", idle, a.Outbox.MailStep},
 		{"events", idle, a.Webhooks.Step},
+		{"alerts", alertsEvery, a.Reconcile.AlertStep},
+		{"alert webhooks", webhooksEvery, a.Reconcile.WebhookStep},
 		{"parked payments", parkedEvery, a.Webhooks.ParkedStep},
 		{"missed events", sweepLook, a.sweep},
 		{"reservations", reservationsEvery, a.Meter.ReservationStep},

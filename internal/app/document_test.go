@@ -3,6 +3,7 @@ package app_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -352,6 +354,13 @@ func stripeRoutes(t *testing.T, a *apptest.App, c *checker) {
 	c.call(200, key, "GET", "/v1/findings/"+finding, "", nil)
 	c.call(404, key, "GET", "/v1/findings/fnd_0", "", nil)
 	c.call(409, key, "POST", "/v1/findings/"+finding+"/repair", `{"dry_run": true}`, nil)
+	c.call(200, key, "GET", "/v1/reconcile/checks", "", nil)
+	c.call(200, key, "POST", "/v1/findings/"+finding+"/acknowledge", "", nil)
+	c.call(200, key, "POST", "/v1/findings/"+finding+"/snooze", fmt.Sprintf(`{"until": %q}`, a.Clock.Now().Add(time.Hour).Format(time.RFC3339)), nil)
+	c.call(422, key, "POST", "/v1/findings/"+finding+"/resolve", `{"reason": ""}`, nil)
+	c.call(200, key, "POST", "/v1/findings/"+finding+"/resolve", `{"reason": "a test"}`, nil)
+	c.call(409, key, "POST", "/v1/findings/"+finding+"/acknowledge", `{"note": "late"}`, nil)
+	c.call(200, key, "GET", "/v1/findings/"+finding, "", nil)
 	a.Want(200, "PUT", "/v1/accounts/acme", `{"overdraft": "1000"}`, nil)
 }
 

@@ -48,6 +48,9 @@ func Start(t testing.TB, o Options) *App {
 		o.Log = io.Discard
 	}
 	flags := map[string]string{"DATABASE_URL": o.DatabaseURL, "TALLYSTICK_LISTEN": "127.0.0.1:0", "TALLYSTICK_RECONCILE_SETTLE": "1m"}
+	for _, report := range []string{"TALLYSTICK_MAIL_DIGEST", "TALLYSTICK_MAIL_WEEKLY"} {
+		flags[report] = "off" // which mails a test gets is no matter of the time of day
+	}
 	for name, value := range o.Settings {
 		flags[name] = value
 	}

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/mail"
@@ -65,7 +67,14 @@ func (c Config) check() []string {
 	m.checkSpan("TALLYSTICK_USAGE_SETTLE", c.UsageSettle, 0, time.Hour)
 	m.checkSpan("TALLYSTICK_RECONCILE_SETTLE", c.ReconcileSettle, 0, 24*time.Hour)
 	m.checkSpan("TALLYSTICK_RECONCILE_LOOKBACK", c.ReconcileLookback, time.Hour, 35*24*time.Hour)
-	m.checkSchedule("TALLYSTICK_RECONCILE_SCHEDULE", c.ReconcileSchedule)
+	m.checkRange("TALLYSTICK_RECONCILE_CALLS", c.ReconcileCalls, 100, 1_000_000)
+	m.checkSchedule("TALLYSTICK_RECONCILE_SCHEDULE", c.ReconcileSchedule, false)
+	m.checkSchedule("TALLYSTICK_RECONCILE_DAILY", c.ReconcileDaily, false)
+	m.checkSchedule("TALLYSTICK_MAIL_DIGEST", c.MailDigest, true)
+	m.checkSchedule("TALLYSTICK_MAIL_WEEKLY", c.MailWeekly, true)
+	if _, err := schedules(c.ReconcileSchedules); err != nil {
+		m.addf("TALLYSTICK_RECONCILE_SCHEDULES %s", err)
+	}
 	if c.Repair != "off" && c.Repair != "ask" && c.Repair != "safe" {
 		m.addf("TALLYSTICK_REPAIR must be off, ask or safe")
 	}
@@ -73,6 +82,11 @@ func (c Config) check() []string {
 	for _, to := range c.MailTo {
 		m.checkMail("TALLYSTICK_MAIL_TO", to)
 	}
+	for _, to := range c.MailUrgentTo {
+		m.checkMail("TALLYSTICK_MAIL_URGENT_TO", to)
+	}
+	m.checkSpan("TALLYSTICK_MAIL_COOLDOWN", c.MailCooldown, 0, 24*time.Hour)
+	m.checkWebhook(c)
 	return m
 }
 
@@ -184,32 +198,97 @@ func (m *mistakes) checkDatabase(dsn string) {
 	}
 }
 
-// checkSchedule parses under recover: robfig/cron panics on some inputs. A time
-// zone in the text is refused, because every schedule is UTC; a date that never
-// comes is refused, because the check would silently never run.
-func (m *mistakes) checkSchedule(name, spec string) {
+// ParseSchedule reads a schedule of five cron fields, UTC. It parses under recover,
+// because robfig/cron panics on some texts. A time zone is refused, because every
+// schedule is UTC; a date that never comes, because the check would never run.
+func ParseSchedule(spec string) (schedule cron.Schedule, err error) {
 	defer func() {
 		if recover() != nil {
-			m.addf("%s is no cron schedule", name)
+			schedule, err = nil, errors.New("is no cron schedule")
 		}
 	}()
 	if strings.Contains(spec, "TZ=") {
-		m.addf("%s must not name a time zone: schedules are UTC", name)
-		return
+		return nil, errors.New("must not name a time zone: schedules are UTC")
 	}
-	schedule, err := cron.ParseStandard(spec)
+	schedule, err = cron.ParseStandard(spec)
 	if err != nil {
-		m.addf("%s is no cron schedule of five fields, such as 7 * * * *", name)
-		return
+		return nil, errors.New("is no cron schedule of five fields, such as 7 * * * *")
 	}
 	if schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		m.addf("%s names a date that never comes", name)
+		return nil, errors.New("names a date that never comes")
 	}
+	return schedule, nil
+}
+
+// ScheduleOff stands for a schedule where there shall be none.
+const ScheduleOff = "off"
+
+// checkSchedule wants a schedule, or off where that is allowed.
+func (m *mistakes) checkSchedule(name, spec string, off bool) {
+	if off && spec == ScheduleOff {
+		return
+	}
+	if _, err := ParseSchedule(spec); err != nil {
+		m.addf("%s %s", name, err)
+	}
+}
+
+// Schedules are those of single checks, by the names of the checks.
+func (c Config) Schedules() map[string]string {
+	specs, _ := schedules(c.ReconcileSchedules) // mistakes are found before anything starts
+	return specs
+}
+
+// schedules reads check=spec; check=spec.
+func schedules(text string) (specs map[string]string, err error) {
+	specs = map[string]string{}
+	for part := range strings.SplitSeq(text, ";") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		name, spec, ok := strings.Cut(part, "=")
+		name, spec = strings.TrimSpace(name), strings.TrimSpace(spec)
+		if !ok || name == "" {
+			return nil, errors.New("must be check=schedule; check=schedule, such as usage.totals=*/30 * * * *; ledger.chain=off")
+		}
+		if spec != ScheduleOff {
+			if _, err := ParseSchedule(spec); err != nil {
+				return nil, fmt.Errorf("for %s %w", name, err)
+			}
+		}
+		specs[name] = spec
+	}
+	return specs, nil
 }
 
 func (m *mistakes) checkMail(name, address string) {
 	if _, err := mail.ParseAddress(address); err != nil || strings.ContainsAny(address, "\r\n") {
 		m.addf("%s must hold mail addresses such as billing@example.com", name)
+	}
+}
+
+// checkWebhook wants an address that can be kept a secret's promise, and a secret
+// long enough for one.
+func (m *mistakes) checkWebhook(c Config) {
+	if c.AlertWebhookURL == "" {
+		return
+	}
+	m.checkURL("TALLYSTICK_ALERT_WEBHOOK_URL", c.AlertWebhookURL, "http", "https")
+	if u, err := url.Parse(c.AlertWebhookURL); err == nil && u.User != nil {
+		m.addf("TALLYSTICK_ALERT_WEBHOOK_URL must not hold a password: what is sent there is signed")
+	}
+	if strings.HasPrefix(c.AlertWebhookURL, "http://") && !c.AlertWebhookPrivate {
+		m.addf("TALLYSTICK_ALERT_WEBHOOK_URL must begin with https://, unless TALLYSTICK_ALERT_WEBHOOK_PRIVATE allows addresses of your own network")
+	}
+	if len(c.AlertWebhookSecrets) == 0 {
+		m.addf("TALLYSTICK_ALERT_WEBHOOK_SECRET is missing: it signs what is sent to TALLYSTICK_ALERT_WEBHOOK_URL")
+	}
+	for _, secret := range c.AlertWebhookSecrets {
+		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret.Reveal(), "whsec_"))
+		if !strings.HasPrefix(secret.Reveal(), "whsec_") || err != nil || len(key) < 24 || len(key) > 64 {
+			m.addf("TALLYSTICK_ALERT_WEBHOOK_SECRET must hold secrets such as whsec_ and 24 to 64 bytes in base64: openssl rand -base64 32")
+			break
+		}
 	}
 }
 

@@ -66,14 +66,25 @@ type Config struct {
 	StripeRate  int           `env:"TALLYSTICK_STRIPE_RATE" envDefault:"80" doc:"most calls per second to Stripe, meter events left out, 1 to 900; Stripe's own default limits are 100 live and 25 in test mode"`
 	MeterRate   int           `env:"TALLYSTICK_STRIPE_METER_RATE" envDefault:"940" doc:"most meter events per second to Stripe, 1 to 1000; Stripe takes 1000 live, and in test mode counts them among all calls: 20 suits it there"`
 
-	ReconcileSchedule string        `env:"TALLYSTICK_RECONCILE_SCHEDULE" envDefault:"7 * * * *" doc:"when all checks run: five cron fields, UTC"`
-	ReconcileSettle   time.Duration `env:"TALLYSTICK_RECONCILE_SETTLE" envDefault:"15m" doc:"how far behind the present a window ends, so that usage under way is not taken for a mismatch"`
-	ReconcileLookback time.Duration `env:"TALLYSTICK_RECONCILE_LOOKBACK" envDefault:"72h" doc:"how far back a scheduled run looks, 1h to 840h"`
-	Repair            string        `env:"TALLYSTICK_REPAIR" envDefault:"ask" doc:"off: never repair; ask: only when a person says so; safe: what cannot over-bill or over-credit is repaired at once"`
+	ReconcileSchedule  string        `env:"TALLYSTICK_RECONCILE_SCHEDULE" envDefault:"7 * * * *" doc:"when the cheap checks run: five cron fields, UTC"`
+	ReconcileDaily     string        `env:"TALLYSTICK_RECONCILE_DAILY" envDefault:"23 4 * * *" doc:"when the dear checks run, those that read much: five cron fields, UTC"`
+	ReconcileSchedules string        `env:"TALLYSTICK_RECONCILE_SCHEDULES" doc:"schedules of single checks, such as usage.totals=*/30 * * * *; ledger.chain=off"`
+	ReconcileSettle    time.Duration `env:"TALLYSTICK_RECONCILE_SETTLE" envDefault:"15m" doc:"how far behind the present a window ends, so that usage under way is not taken for a mismatch"`
+	ReconcileLookback  time.Duration `env:"TALLYSTICK_RECONCILE_LOOKBACK" envDefault:"72h" doc:"how far back a scheduled run looks, 1h to 840h"`
+	ReconcileCalls     int           `env:"TALLYSTICK_RECONCILE_CALLS" envDefault:"10000" doc:"most calls to Stripe that one run of one check makes, 100 to 1000000; what is left unread waits for the next run"`
+	Repair             string        `env:"TALLYSTICK_REPAIR" envDefault:"ask" doc:"off: never repair; ask: only when a person says so; safe: what cannot over-bill or over-credit is repaired at once"`
 
-	SMTPURL  Secret   `env:"TALLYSTICK_SMTP_URL" doc:"smtps://user:password@host:465, or smtp:// for STARTTLS; serve requires it, up and demo catch mails themselves without it"`
-	MailFrom string   `env:"TALLYSTICK_MAIL_FROM" envDefault:"tallystick@localhost" doc:"sender of the mails"`
-	MailTo   []string `env:"TALLYSTICK_MAIL_TO" doc:"who is mailed about mismatches, comma-separated; serve requires it"`
+	SMTPURL      Secret        `env:"TALLYSTICK_SMTP_URL" doc:"smtps://user:password@host:465, or smtp:// for STARTTLS; serve requires it, up and demo catch mails themselves without it"`
+	MailFrom     string        `env:"TALLYSTICK_MAIL_FROM" envDefault:"tallystick@localhost" doc:"sender of the mails"`
+	MailTo       []string      `env:"TALLYSTICK_MAIL_TO" doc:"who is mailed about mismatches, comma-separated; serve requires it"`
+	MailUrgentTo []string      `env:"TALLYSTICK_MAIL_URGENT_TO" doc:"who is mailed, too, when a mismatch is high or critical, comma-separated"`
+	MailCooldown time.Duration `env:"TALLYSTICK_MAIL_COOLDOWN" envDefault:"15m" doc:"least time between two mails about mismatches, 0 to 24h; what is high or critical does not wait"`
+	MailDigest   string        `env:"TALLYSTICK_MAIL_DIGEST" envDefault:"0 7 * * *" doc:"when the daily digest is mailed, unless there is nothing to tell: five cron fields, UTC, or off"`
+	MailWeekly   string        `env:"TALLYSTICK_MAIL_WEEKLY" envDefault:"0 8 * * 1" doc:"when the weekly report is mailed: five cron fields, UTC, or off"`
+
+	AlertWebhookURL     string   `env:"TALLYSTICK_ALERT_WEBHOOK_URL" doc:"where mismatches are also posted as signed webhooks (Standard Webhooks)"`
+	AlertWebhookSecrets []Secret `env:"TALLYSTICK_ALERT_WEBHOOK_SECRET" doc:"secrets that sign them, whsec_ and base64; several, comma-separated, while one is being replaced"`
+	AlertWebhookPrivate bool     `env:"TALLYSTICK_ALERT_WEBHOOK_PRIVATE" doc:"whether they may go to loopback, private and link-local addresses, and by http"`
 
 	LogLevel slog.Level `env:"TALLYSTICK_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 }
@@ -253,5 +264,5 @@ func kindOf(t reflect.Type) string {
 	case reflect.TypeFor[slog.Level]():
 		return "log level: debug, info, warn or error"
 	}
-	return cmp.Or(map[reflect.Kind]string{reflect.Int: "whole number", reflect.Int64: "whole number"}[t.Kind()], "valid value")
+	return cmp.Or(map[reflect.Kind]string{reflect.Bool: "true or false", reflect.Int: "whole number", reflect.Int64: "whole number"}[t.Kind()], "valid value")
 }

@@ -267,7 +267,7 @@ func (s *story) repair() error {
 		if !f.Safe || f.Repair == "" {
 			continue
 		}
-		out, err := s.u.App.Reconcile.Repair(s.ctx, f.ID, "operator:demo", true)
+		out, err := s.u.App.Reconcile.Repair(s.ctx, f.ID, "operator:demo", api.RepairRequest{DryRun: true})
 		if err != nil {
 			return err
 		}

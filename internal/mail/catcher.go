@@ -39,6 +39,7 @@ var catcherPages = template.Must(template.ParseFS(catcherFiles, "catcher.html", 
 type Caught struct {
 	ID          string    `json:"id"`
 	MessageID   string    `json:"message_id"`
+	InReplyTo   string    `json:"in_reply_to"` // Message-ID of the mail that began the thread
 	From        string    `json:"from"`
 	To          []string  `json:"to"`
 	Subject     string    `json:"subject"`
@@ -193,7 +194,7 @@ func parse(source []byte) (*Caught, error) {
 		return nil, fmt.Errorf("parse the mail: %w", err)
 	}
 	m := &Caught{
-		MessageID: strings.Trim(e.GetHeader("Message-Id"), "<>"), From: e.GetHeader("From"), Subject: e.GetHeader("Subject"), Text: e.Text, HTML: e.HTML,
+		MessageID: strings.Trim(e.GetHeader("Message-Id"), "<>"), InReplyTo: strings.Trim(e.GetHeader("In-Reply-To"), "<>"), From: e.GetHeader("From"), Subject: e.GetHeader("Subject"), Text: e.Text, HTML: e.HTML,
 		To: strings.Split(e.GetHeader("To"), ", "), Attachments: []string{}, files: map[string][]byte{}, source: source,
 	}
 	if m.Date, err = e.Date(); err == nil {

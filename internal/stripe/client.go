@@ -192,6 +192,9 @@ func (c *Client) read(ctx context.Context, path string, query url.Values, v stri
 
 // call is one exchange with Stripe.
 func (c *Client) call(ctx context.Context, method, path string, values url.Values, key string, v stripego.LastResponseSetter) error {
+	if err := spend(ctx); err != nil {
+		return err
+	}
 	body := &form.Values{}
 	names := make([]string, 0, len(values))
 	for name := range values {
@@ -222,7 +225,7 @@ func passing(err error) bool {
 		}
 		return e.HTTPStatusCode == http.StatusTooManyRequests || e.HTTPStatusCode == http.StatusConflict || e.HTTPStatusCode >= 500
 	}
-	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrBudget)
 }
 
 // shouldRetry is Stripe's own word on another try: true, false or "". It knows

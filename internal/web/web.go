@@ -59,6 +59,7 @@ type contextKey struct{ name string }
 var (
 	requestIDKey = &contextKey{"request id"}
 	noteKey      = &contextKey{"note"}
+	callerKey    = &contextKey{"caller"}
 )
 
 // RequestID is the id of the request that ctx belongs to, "" outside of one.
@@ -70,6 +71,17 @@ func RequestID(ctx context.Context) string {
 // WithRequestID gives background work an id of its own.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey, id)
+}
+
+// WithCaller says who makes the request that ctx belongs to, such as key:key_1.
+func WithCaller(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, callerKey, who)
+}
+
+// Caller is who makes the request, "" where nobody was asked for a key.
+func Caller(ctx context.Context) string {
+	who, _ := ctx.Value(callerKey).(string)
+	return who
 }
 
 // Note adds attributes to the request's one log line.

@@ -776,6 +776,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/reconcile/checks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The checks, their schedules, and how they stand
+         * @description Scope read.
+         */
+        get: operations["listChecks"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/findings": {
         parameters: {
             query?: never;
@@ -785,7 +805,7 @@ export interface paths {
         };
         /**
          * Findings, those that are not resolved by default
-         * @description Scope read.
+         * @description Scope read. Those seen last come first. CSV with Accept text/csv.
          */
         get: operations["listFindings"];
         put?: never;
@@ -816,6 +836,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/findings/{id}/acknowledge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Say that somebody deals with a finding
+         * @description Scope admin. It is told again only when its severity rises.
+         */
+        post: operations["acknowledgeFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/findings/{id}/snooze": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Keep a finding quiet until a time
+         * @description Scope admin. Then it is open, and told, again.
+         */
+        post: operations["snoozeFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/findings/{id}/resolve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accept a finding as it is
+         * @description Scope admin. It stays resolved while runs find exactly the same; it reopens when that grows, changes, or comes back after it was gone.
+         */
+        post: operations["resolveFinding"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/findings/{id}/repair": {
         parameters: {
             query?: never;
@@ -827,7 +907,7 @@ export interface paths {
         put?: never;
         /**
          * Repair what a finding is about
-         * @description Scope admin. Done again, it changes nothing.
+         * @description Scope admin. Done again, it changes nothing: a finding is repaired once for each time that it opened.
          */
         post: operations["repairFinding"];
         delete?: never;
@@ -1490,6 +1570,21 @@ export interface components {
             /** @description id of the delivery that took its place, because Stripe never had this one */
             replaced_by: string;
         };
+        Check: {
+            name: string;
+            description: string;
+            /** @description five cron fields, UTC; off or empty for none */
+            schedule: string;
+            /** Format: date-time */
+            last_success: string | null;
+            /** @description id of the run of the latest slot */
+            last_run: string;
+            last_state: string;
+            /** @description of that run */
+            error: string;
+            /** @description it has not succeeded in its time */
+            silent: boolean;
+        };
         RunRequest: {
             checks?: string[];
             /** Format: date-time */
@@ -1515,11 +1610,24 @@ export interface components {
             found: number;
             new: number;
             resolved: number;
+            /** @description made to Stripe */
+            calls: number;
+            /** @description what was not read, and why */
+            note: string;
+            totals: components["schemas"]["Totals"];
             error: string;
             /** Format: date-time */
             started_at: string;
             /** Format: date-time */
             finished_at: string | null;
+            /** @description what a dry run found */
+            preview?: components["schemas"]["Finding"][];
+        };
+        /** @description the money that a run found: leaked (owed to you, and lost unless somebody acts), overbilled (customers pay too much, or lack credits they paid for), at_risk (neither yet, or not known) */
+        Totals: {
+            leaked: components["schemas"]["Money"][];
+            overbilled: components["schemas"]["Money"][];
+            at_risk: components["schemas"]["Money"][];
         };
         Runs: {
             data: components["schemas"]["Run"][];
@@ -1537,29 +1645,76 @@ export interface components {
             severity: "low" | "medium" | "high" | "critical";
             subject: string;
             account: string;
+            /** Format: date-time */
+            happened_at: string;
             ours: string;
             theirs: string;
             difference: string;
             unit: string;
             money_at_risk: components["schemas"]["Money"] | null;
+            /** @enum {string} */
+            effect: "leaked" | "overbilled" | "at_risk";
             cause: string;
             explanation: string;
             evidence: Record<string, never>;
             /** Format: date-time */
             deadline: string | null;
+            /** @description what can still be done after the deadline */
+            remains: string;
             /** @enum {string} */
             state: "open" | "acknowledged" | "snoozed" | "resolved";
             repair: string;
             safe: boolean;
+            times_open: number;
             /** Format: date-time */
             first_seen: string;
+            /**
+             * Format: date-time
+             * @description when it was found or last came back
+             */
+            opened_at: string;
             /** Format: date-time */
             last_seen: string;
             /** Format: date-time */
+            snoozed_until: string | null;
+            /** Format: date-time */
             resolved_at: string | null;
+            /** @description empty when it vanished by itself */
+            resolved_by: string;
+            /** @description the object in Stripe's own dashboard; empty when none has a page */
+            stripe_url: string;
+            /** @description of one finding only */
+            history?: components["schemas"]["FindingEntry"][];
+        };
+        FindingEntry: {
+            /** Format: date-time */
+            at: string;
+            actor: string;
+            /** @enum {string} */
+            action: "found" | "worsened" | "reopened" | "vanished" | "told" | "acknowledged" | "snoozed" | "woke" | "resolved" | "repaired";
+            detail: string;
+        };
+        AcknowledgeRequest: {
+            note?: string;
+        };
+        SnoozeRequest: {
+            /**
+             * Format: date-time
+             * @description at most 90 days ahead
+             */
+            until: string;
+            note?: string;
+        };
+        ResolveRequest: {
+            reason: string;
         };
         RepairRequest: {
             dry_run?: boolean;
+            /**
+             * @description which end a reservation in doubt comes to
+             * @enum {string}
+             */
+            choice?: "release" | "capture" | "";
         };
         Repair: {
             finding: string;
@@ -1667,7 +1822,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
+        /** @description already_recorded (with recorded_at), customer_taken, overdraft_in_use, aggregation_fixed, reservation_closed (with state), reservation_in_doubt, reservation_ambiguous, delivery_not_retryable, payment_not_paid, payment_granted, repair_off, no_repair, finding_resolved, too_late, not_too_much, check_running, rotation_under_way (with previous_expires_at), key_ended, too_many_tokens */
         Conflict: {
             headers: {
                 [name: string]: unknown;
@@ -1703,7 +1858,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check, batch_over_burst */
+        /** @description invalid_value, idempotency_conflict, meter_not_priced, price_out_of_range, balance_out_of_range, too_many_lines, unknown_check, choice_needed, batch_over_burst */
         Unprocessable: {
             headers: {
                 [name: string]: unknown;
@@ -3203,6 +3358,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
             422: components["responses"]["Unprocessable"];
@@ -3237,12 +3393,42 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    listChecks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description all of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        data: components["schemas"]["Check"][];
+                    };
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     listFindings: {
         parameters: {
             query?: {
                 state?: "open" | "acknowledged" | "snoozed" | "resolved" | "all";
                 check?: string;
                 account?: string;
+                /** @description this one or a higher one */
+                severity?: "low" | "medium" | "high" | "critical";
+                cause?: string;
+                effect?: "leaked" | "overbilled" | "at_risk";
                 limit?: components["parameters"]["Limit"];
                 /** @description next_cursor of the page before */
                 cursor?: components["parameters"]["Cursor"];
@@ -3256,10 +3442,13 @@ export interface operations {
             /** @description a page */
             200: {
                 headers: {
+                    /** @description cursor of the next page, of CSV */
+                    "X-Next-Cursor"?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["FindingList"];
+                    "text/csv": string;
                 };
             };
             400: components["responses"]["BadRequest"];
@@ -3296,6 +3485,114 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    acknowledgeFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["AcknowledgeRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    snoozeFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SnoozeRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    resolveFinding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["parameters"]["ID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ResolveRequest"];
+            };
+        };
+        responses: {
+            /** @description the finding */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Finding"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Overloaded"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     repairFinding: {
         parameters: {
             query?: never;
@@ -3327,6 +3624,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["MediaType"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Overloaded"];
             503: components["responses"]["Unavailable"];
         };
