@@ -3,7 +3,6 @@ package reconcile
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/big"
@@ -26,6 +25,7 @@ const sessionAgeMax = 8 * 24 * time.Hour
 type paid struct {
 	id        string // payment intent, or session when there is none
 	session   string
+	invoice   string // "" unless an invoice says what was bought
 	customer  string
 	account   string // named by the buyer's session or payment; "" leaves the customer to decide
 	money     int64
@@ -127,7 +127,83 @@ func (r *Reconciler) paidAtStripe(ctx context.Context, s scope) (map[string]paid
 		p.createdAt = at
 		payments[p.id] = p
 	}
-	return payments, nil
+	return payments, r.paidInvoices(ctx, s, sessions, intents, payments)
+}
+
+// invoiceAgeMax is how long after it was made an invoice may be paid and still be seen.
+const invoiceAgeMax = 40 * 24 * time.Hour
+
+// paidInvoices adds the invoices that were paid within the window and that say what
+// they buy. One that a checkout session made is the session's purchase.
+func (r *Reconciler) paidInvoices(ctx context.Context, s scope, sessions map[string]bool, intents map[string]stripe.PaymentIntent, payments map[string]paid) error {
+	var candidates []stripe.Invoice
+	silent := map[string]bool{} // products that say nothing of credits
+	err := r.Stripe.Invoices(ctx, s.from.Add(-invoiceAgeMax), s.to, func(i stripe.Invoice) error {
+		isOurs := i.Status == "paid" && i.Total > 0 && !i.PaidAt.Before(s.from) && i.PaidAt.Before(s.to) && (i.PaymentIntent == "" || !sessions[i.PaymentIntent])
+		if isOurs {
+			candidates = append(candidates, i)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range candidates {
+		pi, ok := intents[i.PaymentIntent]
+		if i.PaymentIntent != "" && !ok {
+			if pi, err = r.Stripe.PaymentIntent(ctx, i.PaymentIntent); err != nil {
+				return err
+			}
+		}
+		if i.Metadata["credits"] == "" && pi.Metadata["credits"] == "" && len(i.Lines) < 10 && !slices.ContainsFunc(i.Lines, func(l stripe.InvoiceLine) bool {
+			return l.PriceMetadata["credits"] != "" || l.Product != "" && !silent[l.Product]
+		}) {
+			continue // it buys something else, as was seen before
+		}
+		whole, err := r.Stripe.Invoice(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		for _, l := range whole.Lines {
+			silent[l.Product] = l.ProductMetadata["credits"] == ""
+		}
+		if p, ok := paidInvoice(whole, pi); ok {
+			payments[p.id] = p
+		}
+	}
+	return nil
+}
+
+// paidInvoice reads what an invoice bought: by its lines' prices, else their
+// products; one without a subscription also by its own metadata or its payment's.
+// What is billed by usage, and parts of a period, buy nothing. Without any word of
+// credits it is somebody else's invoice.
+func paidInvoice(i stripe.Invoice, pi stripe.PaymentIntent) (paid, bool) {
+	p := paid{
+		id: i.ID, invoice: i.ID, customer: cmp.Or(i.Customer, pi.Customer), money: i.Total, currency: i.Currency, createdAt: i.PaidAt,
+		account: cmp.Or(i.Metadata["account"], pi.Metadata["account"]),
+	}
+	if pi.Status == "succeeded" {
+		p.id = pi.ID
+	}
+	var items []stripe.Item
+	for _, l := range i.Lines {
+		if !l.Metered && !l.Proration && l.Quantity > 0 && l.Money >= 0 {
+			items = append(items, stripe.Item{Price: l.Price, Quantity: l.Quantity, PriceMetadata: l.PriceMetadata, ProductMetadata: l.ProductMetadata})
+		}
+	}
+	if p.items(items) {
+		return p, true
+	}
+	text := ""
+	if i.Subscription == "" {
+		text = cmp.Or(i.Metadata["credits"], pi.Metadata["credits"])
+	}
+	if text == "" {
+		return p, false
+	}
+	p.fallback(text, 0)
+	return p, true
 }
 
 // paidSession reads what a session bought, by the rules of the price list: the
@@ -138,8 +214,18 @@ func (r *Reconciler) paidSession(s stripe.Session, pi stripe.PaymentIntent) paid
 		id: cmp.Or(s.PaymentIntent, s.ID), session: s.ID, customer: cmp.Or(s.Customer, pi.Customer), money: s.Money, currency: s.Currency,
 		account: cmp.Or(s.ClientReference, s.Metadata["account"], pi.Metadata["account"]),
 	}
+	if p.items(s.Items) {
+		return p
+	}
+	p.fallback(cmp.Or(s.Metadata["credits"], pi.Metadata["credits"]), r.PerMajorUnit)
+	return p
+}
+
+// items adds up what lines buy, each by its price, else its product; it tells
+// whether any of them says.
+func (p *paid) items(items []stripe.Item) bool {
 	sum, priced := new(big.Rat), false
-	for _, item := range s.Items {
+	for _, item := range items {
 		text := cmp.Or(item.PriceMetadata["credits"], item.ProductMetadata["credits"])
 		if text == "" {
 			continue
@@ -147,17 +233,15 @@ func (r *Reconciler) paidSession(s stripe.Session, pi stripe.PaymentIntent) paid
 		each, ok := new(big.Rat).SetString(text)
 		if !ok {
 			p.unpriced = fmt.Sprintf("credits %q of price %s is no number", text, item.Price)
-			return p
+			return true
 		}
 		priced = true
 		sum.Add(sum, each.Mul(each, big.NewRat(item.Quantity, 1)))
 	}
 	if priced {
 		p.setCredits(sum)
-		return p
 	}
-	p.fallback(cmp.Or(s.Metadata["credits"], pi.Metadata["credits"]), r.PerMajorUnit)
-	return p
+	return priced
 }
 
 func (r *Reconciler) paidIntent(pi stripe.PaymentIntent) paid {
@@ -314,7 +398,7 @@ func (r *Reconciler) paymentEvidence(p paid, b bought) map[string]any {
 		grants = append(grants, map[string]string{"grant": g.GrantID, "account": g.Account, "credits": g.Credits.String()})
 	}
 	return map[string]any{
-		"payment": p.id, "session": p.session, "stripe_customer": p.customer, "money": p.money, "currency": p.currency, "paid_at": p.createdAt, "grants": grants,
+		"payment": p.id, "session": p.session, "invoice": p.invoice, "stripe_customer": p.customer, "money": p.money, "currency": p.currency, "paid_at": p.createdAt, "grants": grants,
 	}
 }
 
@@ -365,56 +449,20 @@ type eventState struct {
 	ReceivedAt time.Time `json:"-" db:"received_at"`
 }
 
-// payingTypes are the events that grant a purchase, the best to feed first.
-var payingTypes = []string{"checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded"}
-
 // sqlEvents relies on stripe_events_pkey.
 const sqlEvents = `SELECT event_id, type, created_at, state, error, received_at FROM stripe_events WHERE event_id = ANY ($1::text[])`
 
 // eventsOf finds the events that should have granted a payment, in Stripe's list
 // and in the inbox. An applied event comes last: it did not help.
 func (r *Reconciler) eventsOf(ctx context.Context, s scope, p paid) ([]eventState, error) {
-	var events []eventState
-	err := r.Stripe.Events(ctx, p.createdAt.Add(-time.Hour), s.now, func(e stripe.Event) error {
-		if slices.Contains(payingTypes, e.Type) {
-			var w struct {
-				Data struct {
-					Object struct {
-						ID string `json:"id"`
-					} `json:"object"`
-				} `json:"data"`
-			}
-			if err := json.Unmarshal(e.Payload, &w); err != nil {
-				return fmt.Errorf("read event %s: %w", e.ID, err)
-			}
-			if id := w.Data.Object.ID; id == p.id || id == p.session {
-				events = append(events, eventState{ID: e.ID, Type: e.Type, CreatedAt: e.CreatedAt})
-			}
-		}
-		return nil
+	events, err := r.eventsAbout(ctx, p.createdAt.Add(-time.Hour), s.now, func(kind string, a about) bool {
+		return slices.Contains(boughtBy, kind) && (a.ID == p.id || a.ID == p.session || a.ID == p.invoice) && a.ID != ""
 	})
 	if err != nil {
 		return nil, err
 	}
-	ids := make(pq.StringArray, len(events))
-	for i, e := range events {
-		ids[i] = e.ID
-	}
-	var received []eventState
-	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
-		received = nil
-		return tx.SelectContext(ctx, &received, sqlEvents, ids)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look events up: %w", err)
-	}
-	for i := range events {
-		if at := slices.IndexFunc(received, func(e eventState) bool { return e.ID == events[i].ID }); at >= 0 {
-			events[i].State, events[i].Error, events[i].ReceivedAt = received[at].State, received[at].Error, received[at].ReceivedAt
-		}
-	}
 	slices.SortStableFunc(events, func(a, b eventState) int {
-		return cmp.Or(cmp.Compare(applied(a), applied(b)), slices.Index(payingTypes, a.Type)-slices.Index(payingTypes, b.Type))
+		return cmp.Or(cmp.Compare(applied(a), applied(b)), slices.Index(boughtBy, a.Type)-slices.Index(boughtBy, b.Type))
 	})
 	return events, nil
 }
@@ -424,6 +472,28 @@ func applied(e eventState) int {
 		return 1
 	}
 	return 0
+}
+
+// fates adds what became of events here.
+func (r *Reconciler) fates(ctx context.Context, events []eventState) error {
+	ids := make(pq.StringArray, len(events))
+	for i, e := range events {
+		ids[i] = e.ID
+	}
+	var received []eventState
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		received = nil
+		return tx.SelectContext(ctx, &received, sqlEvents, ids)
+	})
+	if err != nil {
+		return fmt.Errorf("look events up: %w", err)
+	}
+	for i := range events {
+		if at := slices.IndexFunc(received, func(e eventState) bool { return e.ID == events[i].ID }); at >= 0 {
+			events[i].State, events[i].Error, events[i].ReceivedAt = received[at].State, received[at].Error, received[at].ReceivedAt
+		}
+	}
+	return nil
 }
 
 // phantoms finds purchase grants without a payment at Stripe.
@@ -437,7 +507,7 @@ func (r *Reconciler) phantoms(ctx context.Context, s scope, payments map[string]
 		if s.account != "" && g.Account != s.account || g.CreatedAt.Before(s.from) || !g.CreatedAt.Before(s.to) {
 			continue
 		}
-		status, err := r.paymentStatus(ctx, id)
+		status, failed, err := r.paymentStatus(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -449,6 +519,10 @@ func (r *Reconciler) phantoms(ctx context.Context, s scope, payments map[string]
 			Difference: signed(-int64(g.Credits)), Cause: "phantom_grant",
 			Explanation: fmt.Sprintf("Account %s holds the purchase grant %s of %s credits, but payment %s %s.", g.Account, g.GrantID, g.Credits, id, status),
 			Evidence:    map[string]any{"payment": id, "grant": g.GrantID, "status": status},
+		}
+		if failed {
+			d.Cause = "payment_failed"
+			d.Explanation += " It failed after the credits were granted, or they were granted too early; take them back by an adjustment."
 		}
 		price, currency, err := r.creditPrice(ctx, g.Account)
 		if err != nil {
@@ -463,24 +537,32 @@ func (r *Reconciler) phantoms(ctx context.Context, s scope, payments map[string]
 }
 
 // paymentStatus says what is wrong with a payment, "" when it is paid after all
-// (before the window, say).
-func (r *Reconciler) paymentStatus(ctx context.Context, id string) (string, error) {
-	if strings.HasPrefix(id, "cs_") {
+// (before the window, say); failed tells that it was there and ended unpaid.
+func (r *Reconciler) paymentStatus(ctx context.Context, id string) (status string, failed bool, err error) {
+	switch {
+	case strings.HasPrefix(id, "cs_"):
 		session, err := r.Stripe.Session(ctx, id)
-		if stripe.IsMissing(err) {
-			return "does not exist at Stripe", nil
-		}
 		if err == nil && session.PaymentStatus == "unpaid" {
-			return "has not been paid", nil
+			return "has not been paid", true, nil
 		}
-		return "", err
+		return missingStatus(err)
+	case strings.HasPrefix(id, "in_"):
+		invoice, err := r.Stripe.Invoice(ctx, id)
+		if err == nil && invoice.Status != "paid" {
+			return "is " + invoice.Status, true, nil
+		}
+		return missingStatus(err)
 	}
 	pi, err := r.Stripe.PaymentIntent(ctx, id)
-	if stripe.IsMissing(err) {
-		return "does not exist at Stripe", nil
-	}
 	if err == nil && pi.Status != "succeeded" {
-		return "has the status " + pi.Status, nil
+		return "has the status " + pi.Status, true, nil
 	}
-	return "", err
+	return missingStatus(err)
+}
+
+func missingStatus(err error) (string, bool, error) {
+	if stripe.IsMissing(err) {
+		return "does not exist at Stripe", false, nil
+	}
+	return "", false, err
 }

@@ -21,7 +21,7 @@ func causesInCode(t *testing.T) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`Cause(?:: +| = )"([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
+		for _, m := range regexp.MustCompile(`(?:broken\(|Cause, [^=\n]*= |Cause(?:: +| = (?:[^\n]*, )?))"([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
 			causes = append(causes, m[1])
 		}
 	}

@@ -139,11 +139,12 @@ var defects = []defect{
 	{
 		"wrong_account", func(a *audited) {
 			a.Want(http.StatusCreated, http.MethodPut, "/v1/accounts/other", `{}`, nil)
-			a.vandalise(`DO $$ BEGIN
-				SET LOCAL session_replication_role = replica;
-				UPDATE grants SET account = o.account, part = o.part, remaining = 0 FROM accounts o WHERE o.account = 'other';
-				UPDATE transfers SET grant_ids = '{}', grant_amounts = '{}';
-			END $$`)
+			intent := a.Make("/v1/payment_intents", url.Values{
+				"amount": {"1000"}, "currency": {"usd"}, "customer": {a.Customer}, "metadata[account]": {"acme"}, "metadata[credits]": {"100"},
+				"payment_method": {"pm_card_visa"}, "confirm": {"true"}, "return_url": {"https://example.com/thanks"},
+			})
+			a.Settled()
+			a.Stripe(http.MethodPost, "/v1/payment_intents/"+intent, url.Values{"metadata[account]": {"other"}})
 		}, "credits.payments", "100", "100", "0", "10.00 USD", "", false, false,
 	},
 	{
@@ -155,26 +156,16 @@ var defects = []defect{
 			a.vandalise(`INSERT INTO grants SELECT part, account, grant_id || '-2', kind, 30000000, 0, priority, expires_at, reason, 'pi_nobody_paid', fingerprint, transfer_version, created_at FROM grants`)
 		}, "credits.payments", "30", "0", "-30", "3.00 USD", "", false, false,
 	},
-	{
-		"balance_changed_outside", func(a *audited) { a.vandalise("UPDATE accounts SET available = available + 2500000") },
-		"ledger.balances", "95.5 available", "93 available", "-2.5", "0.25 USD", "rebuild_balance", true, false,
-	},
-	{
-		"grant_changed_outside", func(a *audited) { a.vandalise("UPDATE grants SET remaining = remaining - 2500000") },
-		"ledger.balances", "90.5", "93", "+2.5", "0.25 USD", "rebuild_balance", true, false,
-	},
-	{
-		"reservation_changed_outside", func(a *audited) {
-			a.Want(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "resv-0001", "account": "acme", "meter": "call", "quantity": 4, "ttl_seconds": 86400}`, nil)
-			a.Want(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "resv-0002", "account": "acme", "meter": "call", "credits": "2.5", "ttl_seconds": 86400}`, nil)
-			a.vandalise("UPDATE reservations SET state = 'released', returned = credits, end_version = hold_version, ended_at = now() WHERE reservation_id = 'resv-0002'")
-		}, "ledger.balances", "4 reserved", "6.5 held", "+2.5", "0.25 USD", "", false, false,
-	},
+}
+
+// allDefects has those of every check.
+func allDefects() []defect {
+	return slices.Concat(defects, ledgerDefects, moneyDefects, webhookDefects)
 }
 
 func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
 	t.Parallel()
-	for _, d := range defects {
+	for _, d := range allDefects() {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			a := open(t, nil)
@@ -184,7 +175,7 @@ func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
 				request = fmt.Sprintf(`{"from": %q}`, a.Clock.Now().Add(-34*24*time.Hour).Format(time.RFC3339))
 			}
 			a.Sim.Advance(3 * time.Minute)
-			found := a.runWith(request)
+			found := d.planted(a.runWith(request))
 			if len(found) != 1 {
 				t.Fatalf("%d findings, want 1: %+v", len(found), found)
 			}
@@ -199,6 +190,29 @@ func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
 	}
 }
 
+// account is whom the finding is about: events and meters are nobody's.
+func (d defect) account() string {
+	if strings.HasPrefix(d.check, "webhooks.") || d.check == "stripe.catalog" && !strings.HasPrefix(d.name, "customer_") {
+		return ""
+	}
+	if d.name == "account_missing" {
+		return "other"
+	}
+	return "acme"
+}
+
+// beside are the findings of other checks that a defect brings with it: each tells
+// of another thing that is wrong then, and of another thing to do.
+var beside = map[string][]string{
+	"no_meter_at_stripe": {"meter_missing"},
+	"rejected":           {"customer_deleted"},
+}
+
+// planted takes out of what was found what comes with the defect.
+func (d defect) planted(found []api.Finding) []api.Finding {
+	return slices.DeleteFunc(found, func(f api.Finding) bool { return slices.Contains(beside[d.name], f.Cause) })
+}
+
 // compare holds a finding against what was planted.
 func (d defect) compare(t *testing.T, f api.Finding) {
 	t.Helper()
@@ -209,7 +223,7 @@ func (d defect) compare(t *testing.T, f api.Finding) {
 	for _, c := range []struct{ what, got, want string }{
 		{"cause", f.Cause, d.name},
 		{"check", f.Check, d.check},
-		{"account", f.Account, "acme"},
+		{"account", f.Account, d.account()},
 		{"our side", f.Ours, d.ours},
 		{"the other side", f.Theirs, d.theirs},
 		{"difference", f.Difference, d.differs},
@@ -219,7 +233,7 @@ func (d defect) compare(t *testing.T, f api.Finding) {
 		{"deadline", fmt.Sprint(f.Deadline != nil), fmt.Sprint(d.deadline)},
 		{"state", f.State, "open"},
 	} {
-		if c.got != c.want && (c.what != "account" || d.name != "wrong_account") {
+		if c.got != c.want && (c.what != "our side" || c.want != "") && (c.what != "account" || d.name != "wrong_account") {
 			t.Errorf("%s is %q, want %q: %s", c.what, c.got, c.want, f.Explanation)
 		}
 	}
@@ -236,7 +250,7 @@ func (d defect) compare(t *testing.T, f api.Finding) {
 func TestEveryCauseIsPlantedAndDescribed(t *testing.T) {
 	t.Parallel()
 	causes := causesInCode(t)
-	for _, d := range defects {
+	for _, d := range allDefects() {
 		if !slices.Contains(causes, d.name) {
 			t.Errorf("%s is planted, but no check knows it", d.name)
 		}
@@ -245,7 +259,7 @@ func TestEveryCauseIsPlantedAndDescribed(t *testing.T) {
 		}
 	}
 	for _, cause := range causes {
-		if !slices.ContainsFunc(defects, func(d defect) bool { return d.name == cause }) {
+		if !slices.ContainsFunc(allDefects(), func(d defect) bool { return d.name == cause }) {
 			t.Errorf("%s is never planted", cause)
 		}
 	}

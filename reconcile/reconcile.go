@@ -28,6 +28,18 @@ type StripeReader interface {
 	PaymentIntents(ctx context.Context, from, to time.Time, each func(stripe.PaymentIntent) error) error
 	PaymentIntent(ctx context.Context, id string) (stripe.PaymentIntent, error)
 	Events(ctx context.Context, from, to time.Time, each func(stripe.Event) error) error
+	Refunds(ctx context.Context, from, to time.Time, each func(stripe.Refund) error) error
+	RefundsOf(ctx context.Context, paymentIntent string) ([]stripe.Refund, error)
+	Disputes(ctx context.Context, from, to time.Time, each func(stripe.Dispute) error) error
+	DisputesOf(ctx context.Context, payment string) ([]stripe.Dispute, error)
+	Invoices(ctx context.Context, from, to time.Time, each func(stripe.Invoice) error) error
+	Invoice(ctx context.Context, id string) (stripe.Invoice, error)
+	CreditNotesOf(ctx context.Context, invoice string) ([]stripe.CreditNote, error)
+	Undelivered(ctx context.Context, from, to time.Time, each func(stripe.Event) error) error
+	Endpoints(ctx context.Context) ([]stripe.Endpoint, error)
+	MeterSetups(ctx context.Context) ([]stripe.MeterSetup, error)
+	PriceSetup(ctx context.Context, id string) (stripe.PriceSetup, error)
+	Customer(ctx context.Context, id string) (stripe.Customer, error)
 }
 
 // Mail is what people are told.
@@ -135,7 +147,17 @@ func New(c Config) *Reconciler {
 	r.checks = []check{
 		{name: "usage.totals", description: "our usage with what Stripe has counted, per customer, meter and hour", run: r.usageTotals},
 		{name: "credits.payments", description: "every paid purchase of credits at Stripe with exactly one purchase grant", run: r.creditsPayments},
-		{name: "ledger.balances", description: "balances, grants' remainders and what reservations hold with the journal", run: r.ledgerBalances},
+		{name: "credits.refunds", description: "money that was refunded or credited with the credits taken back for it", run: r.creditsRefunds},
+		{name: "credits.disputes", description: "money that disputes withdrew or gave back with the credits taken back for it", run: r.creditsDisputes},
+		{name: "ledger.balances", description: "what each account has with its journal", run: r.ledgerBalances},
+		{name: "ledger.usage", description: "each usage with exactly one transfer, at the price of its rate", run: r.ledgerUsage},
+		{name: "ledger.holds", description: "reservations with what the journal holds; stuck ones and those in doubt", run: r.ledgerHolds},
+		{name: "ledger.grants", description: "what remains of each grant with the journal, and that it has expired in time", run: r.ledgerGrants},
+		{name: "ledger.chain", description: "the chain of hashes over each account's journal, recomputed", run: r.ledgerChain},
+		{name: "webhooks.gaps", description: "Stripe's list of events with those that arrived", run: r.webhooksGaps},
+		{name: "webhooks.failures", description: "events that arrived and were not applied", run: r.webhooksFailures},
+		{name: "webhooks.endpoint", description: "the webhook endpoint at Stripe with what this system needs, and its failing deliveries", run: r.webhooksEndpoint},
+		{name: "stripe.catalog", description: "the meters, prices and customers at Stripe that we point at exist, are active and fit", run: r.stripeCatalog},
 		{name: silenceCheck, description: "every check with its schedule: one that has not succeeded in its time is a finding", run: r.silence, spec: silenceSpec},
 	}
 	return r
