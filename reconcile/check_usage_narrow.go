@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"tallystick/internal/credit"
 	"tallystick/internal/pg"
+	"tallystick/internal/stripe"
 )
 
 // span is a stretch of buckets in which both sides differ.
@@ -29,32 +31,26 @@ type suspect struct {
 	Origin     string          `db:"origin" json:"origin"`
 	Quantity   credit.Quantity `db:"quantity" json:"quantity"`
 	Error      string          `db:"error" json:"error,omitempty"`
+	Customer   string          `db:"customer" json:"customer,omitempty"`
+	ReplacedBy string          `db:"replaced_by" json:"replaced_by,omitempty"`
 	CreatedAt  time.Time       `db:"created_at" json:"-"`
+
+	DeliveredAt *time.Time `db:"delivered_at" json:"delivered_at,omitempty"`
 }
 
-// narrow halves a span until it knows the buckets in which both sides differ, and
-// gives up halving, not finding, when it has called Stripe often enough.
-func (r *Reconciler) narrow(ctx context.Context, p pair, s scope, from, to time.Time) ([]span, error) {
-	queue := []span{{from: from, to: to}}
+// carryMost is the most that is carried from one delivery to the next.
+const carryMost = 999_999
+
+// narrow halves a span, whose sums are known, until it knows the buckets in which
+// both sides differ. It gives up halving, not finding, when it has called Stripe
+// often enough. Of the second half Stripe has what it has not of the first.
+func (u *usageRun) narrow(ctx context.Context, p pair, whole span) ([]span, error) {
+	queue := []span{whole}
 	var found []span
 	for calls := 0; len(queue) > 0; {
 		sp := queue[0]
 		queue = queue[1:]
-		for _, customer := range p.Customers {
-			if p.meterID == "" {
-				break
-			}
-			q, err := r.total(ctx, p, customer, sp.from, sp.to)
-			if err != nil {
-				return nil, err
-			}
-			sp.theirs += q
-			calls++
-		}
-		if err := r.ourSide(ctx, p, s, &sp); err != nil {
-			return nil, err
-		}
-		buckets := int(sp.to.Sub(sp.from) / r.Bucket)
+		buckets := int(sp.to.Sub(sp.from) / u.Bucket)
 		if sp.agrees() {
 			continue
 		}
@@ -62,11 +58,59 @@ func (r *Reconciler) narrow(ctx context.Context, p pair, s scope, from, to time.
 			found = append(found, sp)
 			continue
 		}
-		middle := sp.from.Add(time.Duration(buckets/2) * r.Bucket)
-		queue = append(queue, span{from: sp.from, to: middle}, span{from: middle, to: sp.to})
+		middle := sp.from.Add(time.Duration(buckets/2) * u.Bucket)
+		first, second := span{from: sp.from, to: middle}, span{from: middle, to: sp.to}
+		if sp.theirs != 0 {
+			q, err := u.totalOf(ctx, p, first.from, first.to)
+			if errors.Is(err, stripe.ErrBudget) {
+				found = append(found, sp)
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			first.theirs, second.theirs = q, sp.theirs-q
+			calls += len(p.Customers)
+		}
+		for _, half := range []*span{&first, &second} {
+			if err := u.ourSide(ctx, p, u.s, half); err != nil {
+				return nil, err
+			}
+			queue = append(queue, *half)
+		}
 	}
 	slices.SortFunc(found, func(a, b span) int { return a.from.Compare(b.from) })
 	return found, nil
+}
+
+// sqlFormerCustomers lists the customers that deliveries went to and that are
+// nobody's now, over deliveries_pkey: what they have counted was this account's.
+const sqlFormerCustomers = `
+	SELECT DISTINCT d.customer
+	FROM deliveries d
+	WHERE d.part = $1 AND d.account = $2 AND d.meter = $3 AND d.bucket >= $4 AND d.bucket < $5 AND d.customer <> ''
+		AND NOT EXISTS (SELECT 1 FROM stripe_customers c WHERE c.customer = d.customer)
+	ORDER BY 1`
+
+// formerCustomers adds what customers have counted that the account had once.
+func (u *usageRun) formerCustomers(ctx context.Context, p pair, sp span) (pair, span, error) {
+	var former []string
+	err := u.DB.Read(ctx, func(tx *sqlx.Tx) error {
+		former = nil
+		return tx.SelectContext(ctx, &former, sqlFormerCustomers, p.Part, p.Account, p.Meter, sp.from, sp.to)
+	})
+	if err != nil || len(former) == 0 {
+		return p, sp, err
+	}
+	were := p
+	were.Customers = former
+	q, err := u.totalOf(ctx, were, sp.from, sp.to)
+	if err != nil {
+		return p, sp, err
+	}
+	sp.theirs += q
+	p.Customers = append(slices.Clone(p.Customers), former...)
+	return p, sp, nil
 }
 
 // sqlUsageWithin relies on the indexes usage_by_account and usage_hours_by_account.
@@ -95,7 +139,7 @@ const sqlVoidedLate = `
 
 // sqlDeliveriesWithin reads what was staged for a stretch of buckets.
 const sqlDeliveriesWithin = `
-	SELECT d.identifier, d.bucket, d.state, d.origin, d.quantity, d.error, d.created_at
+	SELECT d.identifier, d.bucket, d.state, d.origin, d.quantity, d.error, d.customer, d.replaced_by, d.created_at, d.delivered_at
 	FROM deliveries d JOIN accounts a ON a.part = d.part AND a.account = d.account
 	WHERE a.account = $1 AND d.meter = $2 AND d.bucket >= $3 AND d.bucket < $4
 	ORDER BY d.bucket, d.sequence`
@@ -117,7 +161,19 @@ func (r *Reconciler) ourSide(ctx context.Context, p pair, s scope, sp *span) err
 	if err != nil {
 		return fmt.Errorf("read usage of %s: %w", p.Account, err)
 	}
+	if p.Whole {
+		sp.carry = carryMost
+	}
 	for _, d := range sp.deliveries {
+		if d.DeliveredAt != nil && d.DeliveredAt.After(s.now.Add(-r.Settle)) && d.State == "delivered" {
+			// Stripe took it a moment ago, and may not count it yet.
+			if d.Quantity < 0 {
+				sp.correcting -= d.Quantity
+			} else {
+				sp.unknown += d.Quantity
+			}
+			continue
+		}
 		if !d.CreatedAt.After(s.now.Add(-stuckAfter)) {
 			continue
 		}

@@ -22,7 +22,10 @@ import (
 type StripeReader interface {
 	Meters(ctx context.Context) ([]stripe.Meter, error)
 	Totals(ctx context.Context, meter, customer string, from, to time.Time, hourly bool) ([]stripe.Total, error)
-	PricesOf(ctx context.Context, meter string) ([]stripe.Price, error)
+	MeterTariffs(ctx context.Context, meter string) ([]stripe.Tariff, error)
+	Tariff(ctx context.Context, price string) (stripe.Tariff, error)
+	SubscriptionItems(ctx context.Context, customer string) ([]stripe.SubscriptionItem, error)
+	Subscribers(ctx context.Context, price string, each func(customer string)) error
 	Sessions(ctx context.Context, from, to time.Time, each func(stripe.Session) error) error
 	Session(ctx context.Context, id string) (stripe.Session, error)
 	PaymentIntents(ctx context.Context, from, to time.Time, each func(stripe.PaymentIntent) error) error
@@ -146,6 +149,9 @@ func New(c Config) *Reconciler {
 	r := &Reconciler{Config: c, poster: c.Webhook.client(), runMax: runMax, hangGrace: hangGrace}
 	r.checks = []check{
 		{name: "usage.totals", description: "our usage with what Stripe has counted, per customer, meter and hour", run: r.usageTotals},
+		{name: "usage.deliveries", description: "deliveries of usage that do not get to Stripe, or too late", run: r.usageDeliveries},
+		{name: "usage.unbilled", description: "usage that no customer, subscription or price at Stripe would bill", run: r.usageUnbilled, daily: true},
+		{name: "usage.errors", description: "what Stripe reports of meter events that it dropped after it had taken them", run: r.usageErrors},
 		{name: "credits.payments", description: "every paid purchase of credits at Stripe with exactly one purchase grant", run: r.creditsPayments},
 		{name: "credits.refunds", description: "money that was refunded or credited with the credits taken back for it", run: r.creditsRefunds},
 		{name: "credits.disputes", description: "money that disputes withdrew or gave back with the credits taken back for it", run: r.creditsDisputes},
