@@ -259,27 +259,19 @@ func keyColumns(keys []usageKey) (parts pg.Smallints, accounts, ids pg.Texts) {
 	return parts, accounts, ids
 }
 
-// sqlSave relies on transfers_usage for M1, on accounts_pkey, grants_pkey and meters_pkey.
-var sqlSave = saveStatement()
-
-// saveStatement writes the call of meter_save: so many parameters are counted
-// rather than typed.
-func saveStatement() string {
-	types := "text[] integer[] boolean smallint[] text[] text[] " + // meters, whether to look, and what was refused
-		"smallint[] text[] bigint[] bigint[] bigint[] bigint[] bigint[] bytea[] bigint[] bigint[] bigint[] bigint[] bytea[] " + // accounts
-		"smallint[] text[] text[] bigint[] bigint[] " + // grants
-		"smallint[] text[] bigint[] text[] bigint[] text[] text[] text[] text[] text[] bigint[] bigint[] bigint[] text[] text[] timestamptz[] bytea[] " + // transfers
-		"smallint[] text[] text[] text[] bigint[] bigint[] integer[] bigint[] text[] timestamptz[] timestamptz bytea[] bigint[] bigint[] bigint[] bigint[]" // usage
-	var b strings.Builder
-	b.WriteString("SELECT meter_save(")
-	for i, t := range strings.Fields(types) {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "$%d::%s", i+1, t)
-	}
-	return b.String() + ")"
-}
+// sqlSave relies on transfers_usage for M1, on accounts_pkey, grants_pkey and
+// meters_pkey. Its parameters are meters, whether to look and what was refused;
+// accounts; grants; transfers; usage.
+const sqlSave = `
+	SELECT meter_save(
+		$1::text[], $2::integer[], $3::boolean, $4::smallint[], $5::text[], $6::text[],
+		$7::smallint[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[], $15::bigint[],
+		$16::bigint[], $17::bigint[], $18::bigint[], $19::bytea[],
+		$20::smallint[], $21::text[], $22::text[], $23::bigint[], $24::bigint[],
+		$25::smallint[], $26::text[], $27::bigint[], $28::text[], $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[],
+		$34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[], $39::text[], $40::timestamptz[], $41::bytea[],
+		$42::smallint[], $43::text[], $44::text[], $45::text[], $46::bigint[], $47::bigint[], $48::integer[], $49::bigint[], $50::text[],
+		$51::timestamptz[], $52::timestamptz, $53::bytea[], $54::bigint[], $55::bigint[], $56::bigint[], $57::bigint[])`
 
 // columns gives the arguments of meter_save. A group that has read its usages and
 // meters behind the accounts' locks need not look again.

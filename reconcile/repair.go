@@ -137,7 +137,8 @@ func (r *Reconciler) measureSpan(ctx context.Context, p pair, sp spanArgs) ([]Mi
 		}
 		moving := credit.Quantity(0)
 		for _, d := range one.deliveries {
-			if d.Quantity > 0 && (d.State == "pending" || d.State == "sending" || d.State == "ambiguous") {
+			justTaken := d.State == "delivered" && d.DeliveredAt != nil && d.DeliveredAt.After(now.Add(-r.Settle)) // Stripe may not count it yet
+			if d.Quantity > 0 && (justTaken || d.State == "pending" || d.State == "sending" || d.State == "ambiguous") {
 				moving += d.Quantity
 			}
 		}

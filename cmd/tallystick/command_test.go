@@ -105,11 +105,7 @@ func TestCommandsAgainstARunningServer(t *testing.T) {
 	for _, id := range []string{"resv-0001", "resv-0002"} {
 		p.must(http.StatusCreated, http.MethodPost, "/v1/reservations", `{"id": "`+id+`", "account": "shop", "meter": "call", "quantity": 8, "ttl_seconds": 3600}`)
 	}
-	for _, step := range []struct {
-		args string
-		code int
-		want []string
-	}{
+	p.walk([]step{
 		{"accounts put acme --name Acme --low-balance 5", exitFine, []string{"acme", "Acme"}},
 		{"grants create acme 10 --id first-grant --reason hello --expires 2100-01-01T00:00:00Z", exitFine, []string{"first-grant", "10"}},
 		{"grants create acme 10 --id first-grant --reason hello --expires 2100-01-01T00:00:00Z", exitFine, []string{"first-grant", "10"}},
@@ -142,6 +138,47 @@ func TestCommandsAgainstARunningServer(t *testing.T) {
 		{"keys create reader --scope read", exitFine, []string{"reader", "tsk_"}},
 		{"keys list", exitFine, []string{"reader", "made by up"}},
 		{"keys revoke nothing", exitUsage, []string{"key_not_found"}},
+		{"verify", exitFine, []string{"ok"}},
+		{"migrate", exitFine, []string{"up to date"}},
+		{"config show", exitFine, []string{"TALLYSTICK_USAGE_BUCKET"}},
+		{"version", exitFine, []string{"tallystick "}},
+	})
+	if code, _, errs := cli(t, nil, "up", "--data", p.dir, "--listen", "127.0.0.1:0"); code == exitFine || !strings.Contains(errs, "another") {
+		t.Errorf("a second up on the same directory ended with %d:\n%s", code, errs)
+	}
+	p.stop()
+}
+
+// step is a command, how it ends and what it says.
+type step struct {
+	args string
+	code int
+	want []string
+}
+
+// walk runs commands one after the other.
+func (p *process) walk(steps []step) {
+	p.t.Helper()
+	for _, step := range steps {
+		code, out, errs := cli(p.t, nil, append(strings.Fields(step.args), "--data", p.dir)...)
+		if code != step.code {
+			p.t.Errorf("%s ended with %d, want %d:\n%s%s", step.args, code, step.code, out, errs)
+		}
+		for _, want := range step.want {
+			if !strings.Contains(out+errs, want) {
+				p.t.Errorf("%s does not say %q:\n%s%s", step.args, want, out, errs)
+			}
+		}
+	}
+}
+
+// TestCommandsAboutStripeAgainstARunningServer walks through those that look at
+// Stripe, and at what came of it.
+func TestCommandsAboutStripeAgainstARunningServer(t *testing.T) {
+	t.Parallel()
+	p := up(t, dataDir(t))
+	p.must(http.StatusCreated, http.MethodPut, "/v1/accounts/acme", `{}`)
+	p.walk([]step{
 		{"reconcile list", exitFine, []string{"usage.totals", "credits.payments", "ledger.balances"}},
 		{"reconcile run --check ledger.balances", exitFine, []string{"ledger.balances", "succeeded"}},
 		{"reconcile run --check nothing", exitUsage, []string{"nothing"}},
@@ -167,24 +204,7 @@ func TestCommandsAgainstARunningServer(t *testing.T) {
 		{"webhook setup --url http://localhost:9 --dry-run", exitFine, []string{"create", "http://localhost:9/webhooks/stripe", "nothing was done"}},
 		{"webhook setup --url http://localhost:9", exitFine, []string{"create", "whsec_", "this once"}},
 		{"webhook setup --url http://localhost:9", exitFine, []string{"nothing", "we_"}},
-		{"verify", exitFine, []string{"ok"}},
-		{"migrate", exitFine, []string{"up to date"}},
-		{"config show", exitFine, []string{"TALLYSTICK_USAGE_BUCKET"}},
-		{"version", exitFine, []string{"tallystick "}},
-	} {
-		code, out, errs := cli(t, nil, append(strings.Fields(step.args), "--data", p.dir)...)
-		if code != step.code {
-			t.Errorf("%s ended with %d, want %d:\n%s%s", step.args, code, step.code, out, errs)
-		}
-		for _, want := range step.want {
-			if !strings.Contains(out+errs, want) {
-				t.Errorf("%s does not say %q:\n%s%s", step.args, want, out, errs)
-			}
-		}
-	}
-	if code, _, errs := cli(t, nil, "up", "--data", p.dir, "--listen", "127.0.0.1:0"); code == exitFine || !strings.Contains(errs, "another") {
-		t.Errorf("a second up on the same directory ended with %d:\n%s", code, errs)
-	}
+	})
 	p.stop()
 }
 
