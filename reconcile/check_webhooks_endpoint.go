@@ -126,15 +126,24 @@ func lackingTypes(enabled []string) (lacking []string) {
 // sqlByWebhook relies on stripe_events_pkey.
 const sqlByWebhook = `SELECT event_id FROM stripe_events WHERE event_id = ANY ($1::text[]) AND source = 'webhook'`
 
+// sqlLatestByWebhook goes back over the index stripe_events_by_time.
+const sqlLatestByWebhook = `
+	SELECT coalesce((SELECT created_at FROM stripe_events WHERE source = 'webhook' ORDER BY created_at DESC, event_id DESC LIMIT 1), 'epoch')`
+
 // undelivered counts the events that Stripe could not deliver for a while. Which of
 // several endpoints failed Stripe does not say; one that came here by webhook is not
-// ours to mend.
+// ours to mend. Where a later event has come, the endpoint works again: what was
+// lost before is for the checks of what it was about.
 func (r *Reconciler) undelivered(ctx context.Context, s scope) ([]disagreement, error) {
 	var ids pg.Texts
-	var oldest time.Time
+	var oldest, latest time.Time
+	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error { return tx.GetContext(ctx, &latest, sqlLatestByWebhook) })
+	if err != nil {
+		return nil, fmt.Errorf("look for the latest webhook: %w", err)
+	}
 	relevant := neededTypes()
-	err := r.Stripe.Undelivered(ctx, s.now.Add(-undeliveredBack), s.now.Add(-undeliveredSlow), func(e stripe.Event) error {
-		if slices.Contains(relevant, e.Type) {
+	err = r.Stripe.Undelivered(ctx, s.now.Add(-undeliveredBack), s.now.Add(-undeliveredSlow), func(e stripe.Event) error {
+		if slices.Contains(relevant, e.Type) && e.CreatedAt.After(latest) {
 			ids, oldest = append(ids, e.ID), e.CreatedAt
 		}
 		if len(ids) >= undeliveredMax {

@@ -135,8 +135,14 @@ func millis(d, fallback time.Duration) string {
 // holds a password in production: never log it.
 func (db *DB) DSN() string { return db.dsn }
 
-// Close ends the pool after the statements under way.
-func (db *DB) Close() error { return db.pool.Close() }
+// Close ends the pool after the statements under way. That a connection was lost
+// before it could say goodbye, as when Postgres has ended first, is no error.
+func (db *DB) Close() error {
+	if err := db.pool.Close(); !isAway(err) {
+		return err
+	}
+	return nil
+}
 
 // Stats is the pool's state, for metrics.
 func (db *DB) Stats() sql.DBStats { return db.pool.Stats() }
