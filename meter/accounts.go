@@ -196,8 +196,21 @@ func (m *Meter) handleGetAccount(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if byToken(r.Context()) {
+		answer = ownAccount(answer)
+	}
 	w.Header().Set("ETag", answer.ETag)
 	return web.JSON(w, http.StatusOK, answer)
+}
+
+// ownAccount leaves what an end customer's own page needs: what is kept for the
+// operator's use is not for it.
+func ownAccount(a api.Account) api.Account {
+	a.StripeCustomers, a.Metadata, a.InDoubtAfter, a.LowBalance, a.OpenDisputes = []string{}, map[string]string{}, nil, nil, 0
+	for i := range a.Grants {
+		a.Grants[i].Reason = ""
+	}
+	return a
 }
 
 func (m *Meter) handleListAccounts(w http.ResponseWriter, r *http.Request) error {

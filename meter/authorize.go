@@ -37,6 +37,9 @@ func callerOf(ctx context.Context) *caller {
 	return &caller{}
 }
 
+// byToken tells whether an account's own token asks.
+func byToken(ctx context.Context) bool { return callerOf(ctx).account != "" }
+
 // Actor names who makes a request that was let through, for the journal.
 func Actor(ctx context.Context) string { return actor(ctx) }
 

@@ -52,7 +52,9 @@ func (m *Meter) handleTransfers(w http.ResponseWriter, r *http.Request) error {
 	}
 	lines := make([]api.Transfer, len(rows))
 	for i, t := range rows {
-		lines[i] = wireTransfer(t)
+		if lines[i] = wireTransfer(t); byToken(r.Context()) {
+			lines[i].Actor, lines[i].Note = "", "" // the operator's own
+		}
 	}
 	page := web.Paged(lines, limit, func(t api.Transfer) any { return t.Version })
 	if strings.Contains(r.Header.Get("Accept"), "text/csv") {

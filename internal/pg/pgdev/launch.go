@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -74,7 +75,7 @@ func (s *Server) spawn(lock *dirLock) error {
 func (s *Server) settings() []string {
 	settings := []string{
 		"listen_addresses=", "unix_socket_directories=" + s.socket, "unix_socket_permissions=0700",
-		"timezone=UTC", "log_timezone=UTC", "max_connections=200", "shared_buffers=128MB",
+		"timezone=UTC", "log_timezone=UTC", "max_connections=200", "shared_buffers=" + s.buffers(),
 		"max_wal_size=2GB", "wal_compression=on", "logging_collector=off", "log_min_messages=warning", "log_checkpoints=off",
 	}
 	if s.options.Volatile {
@@ -85,6 +86,38 @@ func (s *Server) settings() []string {
 		args = append(args, "-c", setting)
 	}
 	return args
+}
+
+// Bounds of the buffers, in bytes.
+const (
+	buffersLeast = 128 << 20
+	buffersMost  = 1 << 30
+)
+
+// buffers is a quarter of the machine's memory, as Postgres itself recommends, within
+// bounds: the index that guards every charge is written all over, and has to fit. It
+// is memory only once it is used. Tests, of which many servers run, get the least.
+func (s *Server) buffers() string {
+	size := int64(buffersLeast)
+	if !s.options.Volatile {
+		size = min(max(memory()/4, buffersLeast), buffersMost)
+	}
+	return strconv.FormatInt(size>>20, 10) + "MB"
+}
+
+// memory is how much the machine has, 0 where it does not say.
+func memory() int64 {
+	content, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(content)) {
+		if text, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+			kilobytes, _ := strconv.ParseInt(strings.Fields(text)[0], 10, 64) // the kernel writes digits
+			return kilobytes << 10
+		}
+	}
+	return 0
 }
 
 // awaitReady watches postmaster.pid, whose eighth line is "ready" once

@@ -25,6 +25,9 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s = %q, want %q", setting, got, want)
 		}
 	}
+	if got := value(t, s, "SELECT setting::bigint * 8192 BETWEEN 128 << 20 AND 1 << 30 FROM pg_settings WHERE name = 'shared_buffers'"); got != "t" && got != "true" {
+		t.Errorf("shared_buffers within their bounds: %q", got)
+	}
 	if got := value(t, s, "SELECT datcollate FROM pg_database WHERE datname = current_database()"); got != "C" {
 		t.Errorf("collation %q, want C", got)
 	}
@@ -35,6 +38,9 @@ func TestVolatileIsFasterAndSaysSo(t *testing.T) {
 	s := start(t, pgdev.Options{Dir: newDir(t), Volatile: true})
 	if got := value(t, s, "SHOW fsync"); got != "off" {
 		t.Errorf("fsync = %q, want off", got)
+	}
+	if got := value(t, s, "SHOW shared_buffers"); got != "128MB" {
+		t.Errorf("shared_buffers = %q, want the least", got)
 	}
 }
 
