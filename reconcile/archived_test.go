@@ -95,7 +95,8 @@ func TestAFindingFromBeforeTheArchiveIsNotRepairedAfterIt(t *testing.T) {
 	a.Pass(3 * time.Minute)
 	hour := a.Clock.Now().Truncate(time.Hour)
 	a.vandalise("UPDATE usage SET quantity = quantity + 3000000, occurred_at = $1 WHERE usage_id = 'usage-0002'", hour)
-	found := a.run()
+	a.Pass(3 * time.Minute)
+	found := a.runWith(fmt.Sprintf(`{"checks": ["usage.totals"], "from": %q, "to": %q}`, hour.Add(-time.Hour).Format(time.RFC3339), a.Clock.Now().Add(-time.Minute).Format(time.RFC3339)))
 	if len(found) != 1 || found[0].Repair == "" {
 		t.Fatalf("found %+v", found)
 	}

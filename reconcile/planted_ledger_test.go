@@ -79,7 +79,7 @@ var ledgerDefects = []defect{
 		"usage_without_transfer", func(a *audited) {
 			a.measured("usage-0002")
 			a.tamper("INSERT INTO usage SELECT part, account, 'usage-0003', meter, quantity, credits, rate_version, staged, dimensions, occurred_at, recorded_at, fingerprint, " +
-				"transfer_version, available_after, held_after, debt_after FROM usage WHERE usage_id = 'usage-0002'")
+				"transfer_version + 100, available_after, held_after, debt_after FROM usage WHERE usage_id = 'usage-0002'")
 		}, "ledger.usage", "3", "no transfer", "-3", "0.30 USD", "", false, false,
 	},
 	{

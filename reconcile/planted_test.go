@@ -207,7 +207,9 @@ var beside = map[string][]string{
 	"no_meter_at_stripe":         {"meter_missing"},
 	"rejected":                   {"customer_deleted"},
 	"billed_to_deleted_customer": {"customer_deleted"},
+	"customer_deleted":           {"billed_to_deleted_customer"},
 	"archived_meter":             {"meter_inactive"},
+	"deadline_near":              {"price_missing"},
 }
 
 // planted takes out of what was found what comes with the defect.
