@@ -32,6 +32,7 @@ type whose struct {
 	id      string
 	account string // "" finds it by its id alone
 	by      string
+	simple  bool // the work reads nothing but account and reservation
 }
 
 // end runs fn on a reservation in its account's lane. One that is due expires

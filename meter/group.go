@@ -48,10 +48,12 @@ type group struct {
 
 	recalled bool // made of what its lane remembers; the statement that writes compares
 
+	held         []usageKey // reservations that the works are about
 	batch        *ledger.Batch
 	known        map[usageKey]*record // usages recorded before, and in this group
 	meters       map[string]*definition
 	reservations map[usageKey]*reservation // as they stand in this group
+	stood        map[*reservation]standing // those that were read, as they were
 
 	recorded []*record             // usages to insert
 	refused  []usageKey            // usages that were refused as new ones
@@ -69,7 +71,14 @@ func (g *group) transact(ctx context.Context, tx *sqlx.Tx, works []work) (same b
 			return false, err
 		}
 	}
-	if err := g.decide(ctx, works); err != nil {
+	if err := g.readHeld(ctx); err != nil {
+		return false, err
+	}
+	err = g.decide(ctx, works)
+	if g.recalled && errors.Is(err, fault.ErrBroken) {
+		return false, nil // what does not fit together was not read together
+	}
+	if err != nil {
 		return false, err
 	}
 	return g.write(ctx)
@@ -92,9 +101,12 @@ func (g *group) shortcut(ctx context.Context, works []work) (same bool, err erro
 	return same, nil
 }
 
-// lone tells whether the group takes nothing but one statement: no usage of it is
-// staged for Stripe.
+// lone tells whether the group takes nothing but one statement: it is about no
+// reservation, and no usage of it is staged for Stripe.
 func (g *group) lone() bool {
+	if len(g.held) > 0 {
+		return false
+	}
 	for _, d := range g.meters {
 		if d.EventName != nil {
 			return false
@@ -135,11 +147,27 @@ func (g *group) read(ctx context.Context, works []work) (err error) {
 	} else {
 		g.known = map[usageKey]*record{}
 	}
-	if g.reservations, err = readReservations(ctx, g.tx, n.reservations); err != nil {
+	g.held = n.reservations
+	return nil
+}
+
+// standing is what others may have changed of a reservation without a transfer.
+type standing struct {
+	state     string
+	expiresAt time.Time
+}
+
+// readHeld reads the reservations that works are about, and the grants they came
+// out of. Behind the accounts' locks they stay so; without, what ends one changes
+// its account, and the rest is compared when it is written.
+func (g *group) readHeld(ctx context.Context) (err error) {
+	if g.reservations, err = readReservations(ctx, g.tx, g.held); err != nil {
 		return err
 	}
+	g.stood = make(map[*reservation]standing, len(g.reservations))
 	held := map[ledger.Ref][]string{}
 	for _, r := range g.reservations {
+		g.stood[r] = standing{r.State, r.ExpiresAt}
 		if r.live() {
 			held[r.ref()] = append(held[r.ref()], r.GrantIDs...)
 		}
@@ -170,7 +198,7 @@ func (g *group) write(ctx context.Context) (same bool, err error) {
 	if err := insertReservations(ctx, g.tx, g.made); err != nil {
 		return false, err
 	}
-	return true, updateReservations(ctx, g.tx, slices.Collect(maps.Keys(g.changed)))
+	return true, g.updateReservations(ctx, g.tx, slices.Collect(maps.Keys(g.changed)))
 }
 
 // refusal tells whether an error is about one work alone.

@@ -220,7 +220,7 @@ func (l *lane) try(ctx context.Context, jobs []*job) (err error) {
 		_, err = g.transact(ctx, tx, works)
 		return err
 	}
-	if err = l.m.keyed.InTx(ctx, once); pg.IsCode(err, codeMistaken) && g.recalled {
+	if err = l.m.keyed.InTx(ctx, once); (pg.IsCode(err, codeMistaken) || errors.Is(err, errMistaken)) && g.recalled {
 		l.memory.mistaken()
 		err = l.m.keyed.InTx(ctx, once)
 	}

@@ -32,7 +32,8 @@ func newMemory() memory {
 	return memory{accounts: accounts}
 }
 
-// recall makes a group of charges out of what is remembered; nil when not all is.
+// recall makes a group out of what is remembered of its accounts and meters; nil
+// when not all is, or when there is work that reads other things behind the locks.
 func (l *lane) recall(works []work) *group {
 	m := &l.memory
 	if m.pause > 0 {
@@ -41,7 +42,7 @@ func (l *lane) recall(works []work) *group {
 	}
 	n := needs{meters: map[string]bool{}}
 	for _, w := range works {
-		if _, ok := w.(*charge); !ok || !m.accounts.Contains(w.ref()) {
+		if e, ok := w.(*ending); ok && !e.simple || !m.accounts.Contains(w.ref()) {
 			return nil
 		}
 		w.needs(&n)
@@ -57,7 +58,7 @@ func (l *lane) recall(works []work) *group {
 			states = append(states, s)
 		}
 	}
-	g.recalled, g.batch, g.known = true, ledger.Resume(states), map[usageKey]*record{}
+	g.recalled, g.batch, g.known, g.held = true, ledger.Resume(states), map[usageKey]*record{}, n.reservations
 	return g
 }
 

@@ -100,3 +100,41 @@ func TestTwoProcessesThatRememberOneAccount(t *testing.T) {
 	}
 	c.verified()
 }
+
+// TestAReservationChangedElsewhereIsReadAnew has a process that remembers the account
+// end a reservation which another has changed without a transfer, and with one.
+func TestAReservationChangedElsewhereIsReadAnew(t *testing.T) {
+	t.Parallel()
+	for name, of := range map[string]struct {
+		elsewhere, elsewhereBody string
+		pass                     time.Duration
+		here, hereBody           string
+		status                   int
+		state                    string
+	}{
+		"extended":          {"extend", `{"ttl_seconds": 3600}`, 10 * time.Minute, "capture", `{"quantity": 3}`, 201, "captured"},
+		"in doubt":          {"doubt", `{"reason": "timeout"}`, 10 * time.Minute, "capture", `{"quantity": 3}`, 201, "captured"},
+		"in doubt, to open": {"doubt", `{"reason": "timeout"}`, 0, "extend", `{"ttl_seconds": 3600}`, 409, "in_doubt"},
+		"captured":          {"capture", `{"quantity": 3}`, 0, "release", "", 409, "captured"},
+		"released":          {"release", "", 0, "capture", `{"quantity": 3}`, 409, "released"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := opened(t, 100)
+			other := c.beside()
+			c.reserved("resv-0001", 5)
+			c.want(201, http.MethodPost, "/v1/usage", usageOf("usage-0001", 1))
+			if a := other.on("resv-0001", of.elsewhere, of.elsewhereBody); a.status >= 300 {
+				t.Fatalf("elsewhere: %d %s", a.status, a.body)
+			}
+			c.clock.pass(of.pass)
+			if a := c.on("resv-0001", of.here, of.hereBody); a.status != of.status {
+				t.Errorf("answered %d, want %d: %s", a.status, of.status, a.body)
+			}
+			if r := c.reservation("resv-0001"); r.State != of.state {
+				t.Errorf("it ended as %s, want %s", r.State, of.state)
+			}
+			c.verified()
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -262,19 +263,24 @@ func literal(a driver.Valuer) string {
 	return s
 }
 
-// sqlUpdateReservations relies on reservations_pkey and on the accounts' locks.
+// sqlUpdateReservations relies on reservations_pkey and on the accounts' locks. It
+// changes those that stand as they were read, or that this group has made.
 const sqlUpdateReservations = `
 	UPDATE reservations r
 	SET state = u.state, expires_at = u.expires_at, reason = u.reason, doubted_at = u.doubted_at, captured = u.captured, returned = u.returned,
 		expired = u.expired, end_version = nullif(u.end_version, 0), ended_at = u.ended_at, usage_id = nullif(u.usage_id, ''),
 		capture_fingerprint = u.capture_fingerprint
 	FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::timestamptz[], $8::bigint[], $9::bigint[],
-		$10::bigint[], $11::bigint[], $12::timestamptz[], $13::text[], $14::bytea[])
+		$10::bigint[], $11::bigint[], $12::timestamptz[], $13::text[], $14::bytea[], $15::text[], $16::timestamptz[])
 		AS u (part, account, reservation_id, state, expires_at, reason, doubted_at, captured, returned, expired, end_version, ended_at, usage_id,
-		capture_fingerprint)
-	WHERE r.part = u.part AND r.account = u.account AND r.reservation_id = u.reservation_id`
+		capture_fingerprint, was_state, was_expires_at)
+	WHERE r.part = u.part AND r.account = u.account AND r.reservation_id = u.reservation_id
+		AND (u.was_state = '' OR (r.state = u.was_state AND r.expires_at = u.was_expires_at))`
 
-func updateReservations(ctx context.Context, tx *sqlx.Tx, rows []*reservation) error {
+// errMistaken says that something is not as a recalled group took it to be.
+var errMistaken = errors.New("a reservation is not as it was known")
+
+func (g *group) updateReservations(ctx context.Context, tx *sqlx.Tx, rows []*reservation) error {
 	n := len(rows)
 	if n == 0 {
 		return nil
@@ -283,17 +289,23 @@ func updateReservations(ctx context.Context, tx *sqlx.Tx, rows []*reservation) e
 	states, reasons, usages := make(pg.Texts, n), make(pg.Texts, n), make(pg.Texts, n)
 	expires, doubted, ended := make(pg.Times, n), make(pg.Times, n), make(pg.Times, n)
 	captured, returned, expired, versions := make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n), make(pg.Bigints, n)
-	fingerprints := make(pg.Byteas, n)
+	fingerprints, wasStates, wasExpires := make(pg.Byteas, n), make(pg.Texts, n), make(pg.Times, n)
 	for i, r := range rows {
+		if was, ok := g.stood[r]; ok {
+			wasStates[i], wasExpires[i] = was.state, was.expiresAt
+		}
 		states[i], reasons[i], usages[i] = r.State, r.Reason, value(r.UsageID)
 		expires[i], doubted[i], ended[i] = r.ExpiresAt, value(r.DoubtedAt), value(r.EndedAt)
 		captured[i], returned[i], expired[i], versions[i] = int64(r.Captured), int64(r.Returned), int64(r.Expired), value(r.EndVersion)
 		fingerprints[i] = r.CaptureFingerprint
 	}
-	_, err := tx.ExecContext(ctx, sqlUpdateReservations, parts, accounts, ids, states, expires, reasons, doubted, captured, returned, expired,
-		versions, ended, usages, fingerprints)
+	result, err := tx.ExecContext(ctx, sqlUpdateReservations, parts, accounts, ids, states, expires, reasons, doubted, captured, returned, expired,
+		versions, ended, usages, fingerprints, wasStates, wasExpires)
 	if err != nil {
 		return fmt.Errorf("update reservations: %w", err)
+	}
+	if changed, err := result.RowsAffected(); err != nil || changed != int64(n) {
+		return errors.Join(errMistaken, err)
 	}
 	return nil
 }

@@ -69,6 +69,7 @@ func (m *Meter) handleCapture(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	name.simple = true
 	e, err := m.end(r.Context(), name, func(ctx context.Context, e *ending) error { return e.capture(ctx, c) })
 	if err != nil {
 		return err
@@ -116,6 +117,7 @@ func (m *Meter) handleRelease(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	name.simple = true
 	e, err := m.end(r.Context(), name, func(ctx context.Context, e *ending) error { return e.release(ctx) })
 	if err != nil {
 		return err
