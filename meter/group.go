@@ -96,7 +96,7 @@ func (g *group) shortcut(ctx context.Context, works []work) (same bool, err erro
 // staged for Stripe.
 func (g *group) lone() bool {
 	for _, d := range g.meters {
-		if d.EventName != nil {
+		if d.bound() {
 			return false
 		}
 	}
