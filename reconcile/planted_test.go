@@ -160,7 +160,7 @@ var defects = []defect{
 
 // allDefects has those of every check.
 func allDefects() []defect {
-	return slices.Concat(defects, ledgerDefects, moneyDefects, webhookDefects, usageDefects)
+	return slices.Concat(defects, ledgerDefects, moneyDefects, webhookDefects, usageDefects, recordDefects)
 }
 
 func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
@@ -208,6 +208,7 @@ var beside = map[string][]string{
 	"rejected":                   {"customer_deleted"},
 	"billed_to_deleted_customer": {"customer_deleted"},
 	"archived_meter":             {"meter_inactive"},
+	"deadline_near":              {"price_missing"},
 }
 
 // planted takes out of what was found what comes with the defect.
