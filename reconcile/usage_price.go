@@ -33,8 +33,10 @@ const sqlBoundMeters = `SELECT meter, stripe_event_name FROM meters WHERE stripe
 
 // readTariffs reads the billing meters that ours are bound to, and their prices.
 func (r *Reconciler) readTariffs(ctx context.Context) (*tariffs, error) {
-	t := &tariffs{meters: map[string]stripe.Meter{}, prices: map[string][]stripe.Tariff{}, items: map[string][]stripe.SubscriptionItem{},
-		single: map[string]*stripe.Tariff{}}
+	t := &tariffs{
+		meters: map[string]stripe.Meter{}, prices: map[string][]stripe.Tariff{}, items: map[string][]stripe.SubscriptionItem{},
+		single: map[string]*stripe.Tariff{},
+	}
 	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		t.bound = nil
 		return tx.SelectContext(ctx, &t.bound, sqlBoundMeters)
