@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -32,19 +33,21 @@ type usageRun struct {
 	out      result
 	standing map[string]bool         // pairs with a finding: whether Stripe still bills them
 	seen     map[string][2]time.Time // what was compared of those
+	recorded map[string]bool         // of those, whether they report usage records
+	records  map[string]time.Time    // what was compared of usage records, by the subject without its hour, and since when
 	periods  map[string]time.Time    // in which what was found would be billed, by its subject; its begin
 }
 
 // usageTotals is the check usage.totals. A run that was asked for a window reads
 // all of it; one by schedule reads what has changed, and a share of the rest.
 func (r *Reconciler) usageTotals(ctx context.Context, s scope) (result, error) {
-	u := &usageRun{Reconciler: r, s: s, seen: map[string][2]time.Time{}, periods: map[string]time.Time{}}
+	u := &usageRun{Reconciler: r, s: s, seen: map[string][2]time.Time{}, recorded: map[string]bool{}, records: map[string]time.Time{}, periods: map[string]time.Time{}}
 	u.out.covered = u.covered
 	var err error
 	if u.t, err = r.readTariffs(ctx); err != nil {
 		return u.out, err
 	}
-	if u.standing, err = r.readStanding(ctx); err != nil {
+	if u.standing, u.recorded, err = r.readStanding(ctx); err != nil {
 		return u.out, err
 	}
 	if s.asked || s.dry {
@@ -58,6 +61,13 @@ func (r *Reconciler) usageTotals(ctx context.Context, s scope) (result, error) {
 // covered tells whether the run has looked at what a finding is about.
 func (u *usageRun) covered(subject, account string, at time.Time) bool {
 	pair := subject[:max(strings.LastIndexByte(subject, '/'), 0)]
+	if isRecord(subject) {
+		if i := strings.LastIndex(subject, stagedAt); i > len(pair) {
+			subject = subject[:i]
+		}
+		since, ok := u.records[subject]
+		return ok && !at.Before(since) || !u.recorded[pair] && !u.s.asked
+	}
 	if billed, stands := u.standing[pair]; stands && !billed {
 		return u.s.covers(account, at) || !u.s.asked // nobody is billed for it any more: that is usage.unbilled's
 	}
@@ -69,26 +79,28 @@ func (u *usageRun) covered(subject, account string, at time.Time) bool {
 const sqlStandingPairs = `
 	SELECT DISTINCT f.account || '/' || f.unit AS pair,
 		EXISTS (SELECT 1 FROM stripe_customers c WHERE c.account = f.account) AND
-		EXISTS (SELECT 1 FROM meters m WHERE m.meter = f.unit AND m.stripe_event_name IS NOT NULL) AS billed
+		EXISTS (SELECT 1 FROM meters m WHERE m.meter = f.unit AND m.stripe_event_name IS NOT NULL) AS billed,
+		EXISTS (SELECT 1 FROM meters m WHERE m.meter = f.unit AND m.stripe_price IS NOT NULL) AS recorded
 	FROM findings f WHERE f.check_name = 'usage.totals' AND f.state <> 'resolved'`
 
-func (r *Reconciler) readStanding(ctx context.Context) (map[string]bool, error) {
+func (r *Reconciler) readStanding(ctx context.Context) (billed, recorded map[string]bool, err error) {
 	var rows []struct {
-		Pair   string `db:"pair"`
-		Billed bool   `db:"billed"`
+		Pair     string `db:"pair"`
+		Billed   bool   `db:"billed"`
+		Recorded bool   `db:"recorded"`
 	}
-	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
+	err = r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		rows = nil
 		return tx.SelectContext(ctx, &rows, sqlStandingPairs)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read what was found before: %w", err)
+		return nil, nil, fmt.Errorf("read what was found before: %w", err)
 	}
-	standing := make(map[string]bool, len(rows))
+	billed, recorded = make(map[string]bool, len(rows)), make(map[string]bool, len(rows))
 	for _, row := range rows {
-		standing[row.Pair] = row.Billed
+		billed[row.Pair], recorded[row.Pair] = row.Billed, row.Recorded
 	}
-	return standing, nil
+	return billed, recorded, nil
 }
 
 // compareChanged compares what has changed since it last agreed.
@@ -100,7 +112,10 @@ func (u *usageRun) compareChanged(ctx context.Context) error {
 	if err := u.rollUp(ctx, u.s, &p); err != nil {
 		return err
 	}
-	err := u.reread(ctx, p.RanAt)
+	var err error
+	if p.Records, err = u.compareRecords(ctx, p.Records, recordItemsMax); err == nil {
+		err = u.reread(ctx, p.RanAt)
+	}
 	for err == nil {
 		var pairs []pair
 		if pairs, err = u.openPairs(ctx, u.s, u.t, pairsMax); err != nil || len(pairs) == 0 {
@@ -124,6 +139,9 @@ func (u *usageRun) compareChanged(ctx context.Context) error {
 
 // compareWindow compares a window, all of it, and keeps nothing.
 func (u *usageRun) compareWindow(ctx context.Context) (err error) {
+	if _, err = u.compareRecords(ctx, recordKey{Part: -1}, math.MaxInt); err != nil {
+		return err
+	}
 	last := pair{Part: -1}
 	for err == nil {
 		var pairs []pair

@@ -155,6 +155,9 @@ func (u *usageRun) explainSurplus(ctx context.Context, d *disagreement, p pair, 
 	case t.staged > t.ours:
 		d.Cause = "sent_twice"
 		d.Explanation = fmt.Sprintf("Stripe has counted %s of %s more than was used: usage was sent under two identifiers.", amount, p.Meter)
+		if args, ok := u.cancels(p, spans); ok {
+			d.Repair, d.RepairArgs = repairCancelUsage, args
+		}
 	case int64(t.theirs-t.delivered) >= difference:
 		d.Cause = "sent_by_somebody_else"
 		d.Explanation = fmt.Sprintf("Stripe has counted %s of %s more than was used, and more than tallystick ever sent: another program or person sends meter events for this customer.", amount, p.Meter)
@@ -162,6 +165,29 @@ func (u *usageRun) explainSurplus(ctx context.Context, d *disagreement, p pair, 
 		u.unknown(d, p, amount)
 	}
 	return nil
+}
+
+// cancels finds the deliveries that are exactly what Stripe has too much in each span,
+// the latest first; false when there are none that it would still cancel.
+func (u *usageRun) cancels(p pair, spans []span) (cancelArgs, bool) {
+	args := cancelArgs{Account: p.Account, Meter: p.Meter, EventName: p.EventName, Spans: spanList(spans)}
+	for _, sp := range spans {
+		left := credit.Quantity(sp.difference())
+		for _, d := range slices.Backward(sp.deliveries) {
+			if d.State != "delivered" || d.Quantity <= 0 || d.Quantity > left || d.DeliveredAt == nil || !u.s.now.Before(d.DeliveredAt.Add(cancelWithin)) {
+				continue
+			}
+			left -= d.Quantity
+			args.Events = append(args.Events, meterEventArgs{Identifier: d.Identifier, Quantity: d.Quantity.String()})
+			if args.ReceivedAt.IsZero() || d.DeliveredAt.Before(args.ReceivedAt) {
+				args.ReceivedAt = d.DeliveredAt.UTC()
+			}
+		}
+		if left != 0 {
+			return cancelArgs{}, false
+		}
+	}
+	return args, len(args.Events) > 0 && !p.Whole // of what is sent whole, the deliveries do not say how much it was
 }
 
 func (u *usageRun) unknown(d *disagreement, p pair, amount string) {

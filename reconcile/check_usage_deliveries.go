@@ -60,7 +60,7 @@ const sqlTroubles = `
 	WHERE ($4 = '' OR d.account = $4) AND (d.created_at <= $5 OR d.state IN ('needs_review', 'rejected') OR i.period_end <= $6)
 		AND EXISTS (SELECT 1 FROM stripe_customers c WHERE c.part = d.part AND c.account = d.account)
 		AND (m.stripe_event_name IS NOT NULL OR m.stripe_price IS NOT NULL)
-		AND NOT EXISTS (SELECT 1 FROM findings f WHERE f.check_name = 'usage.totals' AND f.state <> 'resolved' AND f.account = d.account AND f.unit = d.meter
+		AND NOT EXISTS (SELECT 1 FROM findings f WHERE d.backend = 'meter_event' AND f.check_name = 'usage.totals' AND f.state <> 'resolved' AND f.account = d.account AND f.unit = d.meter
 			AND f.happened_at >= date_trunc('hour', d.bucket) AND f.happened_at < date_trunc('hour', d.bucket) + interval '1 hour')
 	GROUP BY d.part, d.account, d.meter, d.state, d.backend
 	ORDER BY d.part, d.account, d.meter, d.state`

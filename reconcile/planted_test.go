@@ -79,7 +79,7 @@ var defects = []defect{
 			a.vandalise(`INSERT INTO deliveries SELECT part, account, meter, bucket, sequence + 1, quantity, usages, origin, 'pending', '', '', identifier || 'x', 0, next_try_at,
 				NULL, NULL, '', created_at, updated_at FROM deliveries`)
 			a.Pass(3 * time.Minute)
-		}, "usage.totals", "7", "14", "+7", "0.14 USD", "", false, true,
+		}, "usage.totals", "7", "14", "+7", "0.14 USD", "cancel_usage", false, true,
 	},
 	{
 		"void_not_at_stripe", func(a *audited) {
@@ -160,7 +160,7 @@ var defects = []defect{
 
 // allDefects has those of every check.
 func allDefects() []defect {
-	return slices.Concat(defects, ledgerDefects, moneyDefects, webhookDefects, usageDefects)
+	return slices.Concat(defects, ledgerDefects, moneyDefects, webhookDefects, usageDefects, recordDefects)
 }
 
 func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
@@ -180,7 +180,7 @@ func TestEachPlantedDefectIsFoundAndNothingElse(t *testing.T) {
 				t.Fatalf("%d findings, want 1: %+v", len(found), found)
 			}
 			d.compare(t, found[0])
-			if d.repair != "" && d.safe {
+			if d.repair != "" && d.safe || d.repair == "cancel_usage" {
 				a.Sim.ClearFaults()
 				a.Control("/_sim/webhooks", `{"lose": 0}`)
 				a.vandalise("ALTER TABLE payments DROP CONSTRAINT IF EXISTS planted")

@@ -25,6 +25,7 @@ type StripeReader interface {
 	MeterTariffs(ctx context.Context, meter string) ([]stripe.Tariff, error)
 	Tariff(ctx context.Context, price string) (stripe.Tariff, error)
 	SubscriptionItems(ctx context.Context, customer string) ([]stripe.SubscriptionItem, error)
+	UsageSummaries(ctx context.Context, item string, after time.Time) ([]stripe.UsageSummary, error)
 	Subscribers(ctx context.Context, price string, each func(customer string)) error
 	Sessions(ctx context.Context, from, to time.Time, each func(stripe.Session) error) error
 	Session(ctx context.Context, id string) (stripe.Session, error)

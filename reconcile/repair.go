@@ -87,6 +87,9 @@ func (r *Reconciler) measure(ctx context.Context, f Finding) ([]Missing, error) 
 	if err := f.args(&args); err != nil {
 		return nil, err
 	}
+	if missing, ok, err := r.measureRecords(ctx, args); ok || err != nil {
+		return missing, err
+	}
 	pairs, err := r.pairsOf(ctx, args.Account, args.Meter)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ type tariffs struct {
 	meters map[string]stripe.Meter              // by event name; an active one before an archived one
 	prices map[string][]stripe.Tariff           // active ones, by Stripe's id of the meter
 	items  map[string][]stripe.SubscriptionItem // by customer, of those that were asked for
+	single map[string]*stripe.Tariff            // of legacy prices, by id; nil for one that Stripe does not have
 	bound  []binding
 }
 
@@ -32,7 +33,10 @@ const sqlBoundMeters = `SELECT meter, stripe_event_name FROM meters WHERE stripe
 
 // readTariffs reads the billing meters that ours are bound to, and their prices.
 func (r *Reconciler) readTariffs(ctx context.Context) (*tariffs, error) {
-	t := &tariffs{meters: map[string]stripe.Meter{}, prices: map[string][]stripe.Tariff{}, items: map[string][]stripe.SubscriptionItem{}}
+	t := &tariffs{
+		meters: map[string]stripe.Meter{}, prices: map[string][]stripe.Tariff{}, items: map[string][]stripe.SubscriptionItem{},
+		single: map[string]*stripe.Tariff{},
+	}
 	err := r.DB.Read(ctx, func(tx *sqlx.Tx) error {
 		t.bound = nil
 		return tx.SelectContext(ctx, &t.bound, sqlBoundMeters)

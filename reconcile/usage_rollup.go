@@ -27,6 +27,8 @@ type usageProgress struct {
 	Bound map[string]time.Time `json:"bound"`
 	// RanAt is when the last run began; how much is read again is a share of the time since.
 	RanAt time.Time `json:"ran_at"`
+	// Records is where the reading of usage records goes on.
+	Records recordKey `json:"records"`
 }
 
 // changedHour is an hour whose sum is no longer what was kept.
