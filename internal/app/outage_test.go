@@ -109,7 +109,7 @@ func stripeAway(t *testing.T, fault string) {
 	})
 	a.Settled()
 	o := a.Stripe(http.MethodGet, fmt.Sprintf("/v1/billing/meters/%s/event_summaries?customer=%s&start_time=%d&end_time=%d", a.MeterID, a.Customer,
-		a.Clock.Now().Add(-48*time.Hour).Truncate(time.Hour).Unix(), a.Clock.Now().Add(time.Hour).Truncate(time.Hour).Unix()), nil)
+		a.Clock.Now().Add(-30*24*time.Hour).Truncate(time.Hour).Unix(), a.Clock.Now().Add(time.Hour).Truncate(time.Hour).Unix()), nil)
 	content, err := json.Marshal(o["data"])
 	if err != nil || !strings.Contains(string(content), `"aggregated_value":30,`) {
 		t.Errorf("Stripe's total is not 30: %s, %v", content, err)
