@@ -149,6 +149,7 @@ func BenchmarkDeliveries(b *testing.B) {
 	}
 	b.StopTimer()
 	end := resident(b)
+	b.Logf("from %d to %d MiB resident, %d at most; %d calls were refused", begin, end, most, sender.refused.Load())
 	stop()
 	wg.Wait()
 	var left int
