@@ -42,6 +42,7 @@ const (
 	OutcomeRejected                 // Stripe will never take it as it is
 	OutcomeThrottled                // it was not executed; come back later
 	OutcomeBlocked                  // the key was refused: nothing will go through until that is mended
+	outcomeUnsent                   // there was no time left to call: it is due still
 	outcomeOver                     // refused, because the period it belongs to is over
 	outcomeMoved                    // refused, because its subscription item is gone
 )

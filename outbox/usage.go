@@ -118,13 +118,13 @@ func (o *Outbox) send(ctx context.Context, d delivery) Result {
 		limiter = o.calls
 	}
 	if err := limiter.Wait(ctx); err != nil {
-		return Result{Outcome: OutcomeThrottled, Reason: "stopped before it was sent"}
+		return Result{Outcome: outcomeUnsent, Reason: "stopped before it was sent"}
 	}
 	switch now := o.Now(); {
 	case o.circuit(now):
 		return Result{Outcome: OutcomeBlocked, Reason: "Stripe refuses the API key"}
 	case now.After(d.leased.Add(-lease / 2)):
-		return Result{Outcome: OutcomeThrottled, Reason: "its turn did not come in time"}
+		return Result{Outcome: outcomeUnsent, Reason: "its turn did not come in time"}
 	}
 	var result Result
 	if d.Backend == backendRecord {
@@ -164,6 +164,7 @@ func (o *Outbox) sendRecord(ctx context.Context, d delivery) Result {
 type savedAnswer struct {
 	Part       int16     `json:"part"`
 	Identifier string    `json:"identifier"`
+	Attempts   int       `json:"attempts"` // the try that was answered
 	State      string    `json:"state"`
 	Moved      bool      `json:"moved"`
 	NextTryAt  time.Time `json:"next_try_at"`
@@ -171,15 +172,16 @@ type savedAnswer struct {
 }
 
 // sqlMark relies on deliveries_identifier. A delivery that somebody else has settled
-// in the meantime, after our lease, stays settled. One whose item is gone, and which
-// was never executed there, is free to find another.
+// in the meantime, after our lease, stays settled, and of one that somebody else is
+// sending only that it arrived is news: what they hear comes later and knows more. One
+// whose item is gone, and which was never executed there, is free to find another.
 const sqlMark = `
 	UPDATE deliveries d
 	SET state = r.state, next_try_at = r.next_try_at, delivered_at = CASE WHEN r.state = 'delivered' THEN $2::timestamptz END, error = r.error, updated_at = $2,
 		subscription_item = CASE WHEN r.moved THEN '' ELSE d.subscription_item END, action = CASE WHEN r.moved THEN '' ELSE d.action END,
 		stamp = CASE WHEN r.moved THEN NULL ELSE d.stamp END
-	FROM jsonb_to_recordset($1::jsonb) AS r (part smallint, identifier text, state text, moved boolean, next_try_at timestamptz, error text)
-	WHERE d.part = r.part AND d.identifier = r.identifier AND d.state = 'sending'`
+	FROM jsonb_to_recordset($1::jsonb) AS r (part smallint, identifier text, attempts integer, state text, moved boolean, next_try_at timestamptz, error text)
+	WHERE d.part = r.part AND d.identifier = r.identifier AND d.state = 'sending' AND (d.attempts = r.attempts OR r.state = 'delivered')`
 
 // mark keeps answers: they are worth more than the context's end.
 func (o *Outbox) mark(ctx context.Context, answers []answer) error {
@@ -190,7 +192,8 @@ func (o *Outbox) mark(ctx context.Context, answers []answer) error {
 	for i, a := range answers {
 		state, wait := a.after(a.Result)
 		saved[i] = savedAnswer{
-			Part: a.Part, Identifier: a.Identifier, State: state, Moved: a.Outcome == outcomeMoved && state == "pending", NextTryAt: now.Add(wait), Error: fault.Text(a.Reason),
+			Part: a.Part, Identifier: a.Identifier, Attempts: a.Attempts + 1, State: state, Moved: a.Outcome == outcomeMoved && state == "pending",
+			NextTryAt: now.Add(wait), Error: fault.Text(a.Reason),
 		}
 		if state == "rejected" || state == "needs_review" {
 			o.Logger.Error("Stripe rejects usage: it is not billed", slog.String("identifier", a.Identifier), slog.String("account", a.Account),
@@ -223,6 +226,8 @@ func (d *delivery) after(r Result) (state string, wait time.Duration) {
 		return "rejected", 0
 	case OutcomeThrottled:
 		return before, max(r.RetryAfter, throttleWait)
+	case outcomeUnsent: // nobody asked for a pause
+		return before, 0
 	case OutcomeBlocked:
 		return before, blockedWait
 	case outcomeOver:

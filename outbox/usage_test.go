@@ -347,6 +347,85 @@ func TestALeaseThatRanOutIsTakenOver(t *testing.T) {
 	}
 }
 
+// TestWhatWasNotSentInTimeIsDueAtOnce lets the time of a lease pass while its first
+// call is under way: nobody has asked for a pause before the others.
+func TestWhatWasNotSentInTimeIsDueAtOnce(t *testing.T) {
+	t.Parallel()
+	d := opened(t, "acme")
+	d.stage("acme", "call", 3, 0, minute, 2*minute)
+	d.pass(5 * minute)
+	d.mu.Lock()
+	d.answer = func(e outbox.MeterEvent) outbox.Result {
+		if e.Timestamp.Equal(start) {
+			d.pass(minute + time.Microsecond)
+		}
+		return outbox.Result{Outcome: outbox.OutcomeDelivered}
+	}
+	d.mu.Unlock()
+	if _, err := d.UsageStep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rows := d.rows()
+	if rows[0].State != "delivered" || rows[1].State != "pending" || rows[1].NextTryAt.After(d.clock()) || rows[2].NextTryAt.After(d.clock()) {
+		t.Errorf("after half of the lease: %+v", rows)
+	}
+	d.step()
+	for _, r := range d.rows() {
+		if r.State != "delivered" {
+			t.Errorf("it stays: %+v", r)
+		}
+	}
+}
+
+// TestAnAnswerAfterTheLeaseLeavesTheNextTryAlone: the first worker's call is answered
+// while the second's, which has taken its place, is under way. Taken as pending, the
+// delivery would be sent again at any age.
+func TestAnAnswerAfterTheLeaseLeavesTheNextTryAlone(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		late outbox.Result
+		want string
+	}{
+		{outbox.Result{Outcome: outbox.OutcomeThrottled, Reason: "429"}, "sending"},
+		{outbox.Result{Outcome: outbox.OutcomeRejected, Reason: "400"}, "sending"},
+		{outbox.Result{Outcome: outbox.OutcomeDelivered}, "delivered"},
+	} {
+		d := opened(t, "acme")
+		d.stage("acme", "call", 3, 0)
+		d.pass(2 * minute)
+		second, taken, answered, over := d.another(), make(chan bool), make(chan bool), make(chan bool)
+		d.mu.Lock()
+		d.answer = func(e outbox.MeterEvent) outbox.Result {
+			if e.Attempt == 2 {
+				close(taken)
+				<-answered
+				return outbox.Result{Reason: "timeout"}
+			}
+			d.pass(2 * minute)
+			go func() {
+				defer close(over)
+				if _, err := second.UsageStep(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}()
+			<-taken
+			return tc.late
+		}
+		d.mu.Unlock()
+		if _, err := d.UsageStep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d.state(tc.want)
+		close(answered)
+		<-over
+		if tc.want == "sending" {
+			d.state("ambiguous")
+		} else {
+			d.state("delivered")
+		}
+	}
+}
+
 // TestARepairIsADeliveryOfItsOwn is sent at once and never mixed with usage.
 func TestARepairIsADeliveryOfItsOwn(t *testing.T) {
 	t.Parallel()

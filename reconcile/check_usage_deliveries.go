@@ -29,8 +29,10 @@ type trouble struct {
 	Count       int64           `db:"count"`
 	Quantity    credit.Quantity `db:"quantity"`
 	Bucket      time.Time       `db:"bucket"` // the oldest
+	Since       time.Time       `db:"since"`
 	FirstSent   *time.Time      `db:"first_sent_at"`
 	PeriodEnd   *time.Time      `db:"period_end"`
+	Until       *time.Time      `db:"-"` // when usage of the period that ends is billed no more
 	Error       string          `db:"error"`
 	Identifiers pq.StringArray  `db:"identifiers"`
 	Customers   pq.StringArray  `db:"customers"`
@@ -41,7 +43,7 @@ type trouble struct {
 // in which usage.totals has found a difference are its own: one thing is told once.
 // What has no customer or no meter to go to is told by usage.unbilled.
 const sqlTroubles = `
-	SELECT d.account, d.meter, d.state, d.backend, count(*) AS count, sum(d.quantity)::bigint AS quantity, min(d.bucket) AS bucket,
+	SELECT d.account, d.meter, d.state, d.backend, count(*) AS count, sum(d.quantity)::bigint AS quantity, min(d.bucket) AS bucket, min(d.created_at) AS since,
 		min(d.first_sent_at) AS first_sent_at, min(i.period_end) AS period_end, max(d.error) AS error, coalesce(max(m.stripe_event_name), '') AS event_name,
 		(array_agg(d.identifier ORDER BY d.bucket, d.sequence))[1:20] AS identifiers,
 		(SELECT array_agg(c.customer ORDER BY c.position) FROM stripe_customers c WHERE c.part = d.part AND c.account = d.account) AS customers
@@ -56,8 +58,8 @@ const sqlTroubles = `
 	LEFT JOIN LATERAL (
 		SELECT min(i.period_end) AS period_end FROM subscription_items i
 		WHERE i.part = d.part AND i.account = d.account AND i.price = m.stripe_price AND i.state = 'active' AND i.period_end > $1
-	) i ON d.backend = 'usage_record'
-	WHERE ($4 = '' OR d.account = $4) AND (d.created_at <= $5 OR d.state IN ('needs_review', 'rejected') OR i.period_end <= $6)
+	) i ON m.stripe_price IS NOT NULL AND (d.backend = 'usage_record' OR d.event_name || d.price = '')
+	WHERE ($4 = '' OR d.account = $4) AND (d.created_at <= $5 OR d.state IN ('needs_review', 'rejected') OR i.period_end <= $6 OR m.stripe_event_name IS NOT NULL)
 		AND EXISTS (SELECT 1 FROM stripe_customers c WHERE c.part = d.part AND c.account = d.account)
 		AND (m.stripe_event_name IS NOT NULL OR m.stripe_price IS NOT NULL)
 		AND NOT EXISTS (SELECT 1 FROM findings f WHERE d.backend = 'meter_event' AND f.check_name = 'usage.totals' AND f.state <> 'resolved' AND f.account = d.account AND f.unit = d.meter
@@ -82,25 +84,27 @@ func (r *Reconciler) usageDeliveries(ctx context.Context, s scope) (result, erro
 	if len(troubles) == 0 {
 		return out, nil
 	}
-	t, err := r.readTariffs(ctx)
-	if err != nil {
-		return out, err
+	u := &usageRun{Reconciler: r, s: s}
+	if u.t, err = r.readTariffs(ctx); err != nil {
+		u.t = u.withoutStripe(ctx, err)
 	}
-	u := &usageRun{Reconciler: r, s: s, t: t}
 	for _, one := range troubles {
 		out.compared += one.Count
-		d, err := u.troubleFinding(ctx, one)
-		if err != nil {
-			return out, err
+		u.findDeadline(ctx, &one)
+		if one.moves() && one.Until == nil && one.Since.After(s.now.Add(-stuckAfter)) {
+			continue
 		}
-		out.found = append(out.found, d)
+		out.found = append(out.found, u.troubleFinding(ctx, one))
 	}
 	return out, nil
 }
 
-func (u *usageRun) troubleFinding(ctx context.Context, t trouble) (disagreement, error) {
+func (u *usageRun) troubleFinding(ctx context.Context, t trouble) disagreement {
 	deadline := t.Bucket.Add(stripeTakesFor)
-	if t.PeriodEnd != nil {
+	switch {
+	case t.Until != nil:
+		deadline = *t.Until
+	case t.PeriodEnd != nil:
 		deadline = *t.PeriodEnd
 	}
 	d := disagreement{
@@ -117,17 +121,17 @@ func (u *usageRun) troubleFinding(ctx context.Context, t trouble) (disagreement,
 	case t.State == "needs_review":
 		d.Cause = "needs_review"
 		d.Explanation = fmt.Sprintf("What became of %s is unknown, and sending them again could bill them twice: %s", what, t.Error)
-	case t.State == "pending" && t.PeriodEnd != nil && t.PeriodEnd.Before(u.s.now.Add(endsSoon)):
+	case t.Until != nil:
 		d.Cause = "deadline_near"
 		d.Least = "high"
-		d.Explanation = fmt.Sprintf("%s wait to be sent, and the period that they belong to ends at %s: Stripe takes no usage record for it afterwards. %s",
-			what, t.PeriodEnd.UTC().Format(time.RFC3339), t.Error)
+		d.Explanation = fmt.Sprintf("%s are not at Stripe for sure, the oldest since %s, and the period that they belong to ends at %s: what Stripe has not got by %s is not on its invoice. %s",
+			what, t.Since.UTC().Format(time.RFC3339), t.PeriodEnd.UTC().Format(time.RFC3339), t.Until.UTC().Format(time.RFC3339), t.Error)
 	case t.State == "pending":
 		d.Cause = "not_sent"
-		d.Explanation = fmt.Sprintf("%s wait to be sent for more than %s: %s", what, stuckAfter, t.Error)
+		d.Explanation = fmt.Sprintf("%s wait to be sent, the oldest since %s: %s", what, t.Since.UTC().Format(time.RFC3339), t.Error)
 	default:
 		d.Cause = "outcome_unknown"
-		d.Explanation = fmt.Sprintf("What became of %s is unknown for more than %s: %s", what, stuckAfter, t.Error)
+		d.Explanation = fmt.Sprintf("What became of %s is unknown, of the oldest since %s: %s", what, t.Since.UTC().Format(time.RFC3339), t.Error)
 		if t.FirstSent != nil && t.Backend == "meter_event" {
 			if end := t.FirstSent.Add(forgetsAfter); end.Before(deadline) {
 				deadline = end
@@ -136,9 +140,8 @@ func (u *usageRun) troubleFinding(ctx context.Context, t trouble) (disagreement,
 		}
 	}
 	d.Subject = strings.Join([]string{t.Account, t.Meter, d.Cause}, "/")
-	var err error
-	d.Money, err = u.worthAt(ctx, t.Customers, t.EventName, t.Bucket, int64(t.Quantity))
-	return d, err
+	d.Money = u.billingOfTrouble(ctx, t).flat(int64(t.Quantity))
+	return d
 }
 
 // worthAt prices a quantity by a flat price; nil when the price is not known or not
@@ -149,8 +152,5 @@ func (u *usageRun) worthAt(ctx context.Context, customers []string, eventName st
 		return nil, nil //nolint:nilnil // nothing at Stripe has a price
 	}
 	b, err := u.billingOf(ctx, p, at)
-	if err != nil || b.price == nil || len(b.price.Tiers) > 0 || b.price.PackageOf > 0 {
-		return nil, err
-	}
-	return worth(quantity, decimal(b.price.UnitAmount), b.price.Currency), nil
+	return b.flat(quantity), err
 }

@@ -77,7 +77,7 @@ func (d disagreement) finding(check string, now time.Time) (Finding, error) {
 		return Finding{}, err
 	}
 	f := Finding{
-		Check: check, Subject: d.Subject, Account: d.Account, HappenedAt: d.HappenedAt, Severity: grade(d.Money, d.Least, d.Deadline, now), Least: d.Least,
+		Check: check, Subject: d.Subject, Account: d.Account, HappenedAt: d.HappenedAt, Least: d.Least,
 		Ours: d.Ours, Theirs: d.Theirs, Difference: d.Difference, Unit: d.Unit, Effect: d.effect(check), Cause: d.Cause, Explanation: d.Explanation, Evidence: evidence,
 		Deadline: d.Deadline, Remains: d.Remains, Repair: d.Repair, RepairArgs: args, Safe: d.Safe,
 		State: StateOpen, TimesOpen: 1, FirstSeen: now, OpenedAt: now, LastSeen: now,
@@ -85,6 +85,7 @@ func (d disagreement) finding(check string, now time.Time) (Finding, error) {
 	if d.Money != nil {
 		f.Money, f.Currency = &d.Money.amount, d.Money.currency
 	}
+	f.Severity = f.grade(now)
 	return f, nil
 }
 

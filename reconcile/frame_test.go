@@ -302,7 +302,7 @@ func TestSeverityRisesAsTheDeadlineComesNear(t *testing.T) {
 		{100_000, "low", nearDeadline + 1, "critical"},
 	} {
 		deadline := noon.Add(tc.left)
-		if got := grade(&money{amount: tc.minor, currency: "usd"}, tc.least, &deadline, noon); got != tc.want {
+		if got := grade(&money{amount: tc.minor, currency: "usd"}, tc.least, &deadline, 0, noon); got != tc.want {
 			t.Errorf("%d, least %q, %s left: %s, want %s", tc.minor, tc.least, tc.left, got, tc.want)
 		}
 	}

@@ -33,11 +33,42 @@ const (
 	nearestDeadline = 4 * time.Hour
 )
 
-// grade makes the severity out of money, what the check wants at least, and the
-// time left.
-func grade(m *money, least string, deadline *time.Time, now time.Time) string {
+// Usage that Stripe lacks is told again after a week, and five days before Stripe takes
+// it no more: each raises the severity by one grade.
+const (
+	agedOnce  = 7 * 24 * time.Hour
+	agedTwice = 30 * 24 * time.Hour
+)
+
+// aged counts the grades that a finding has risen by for its age.
+func (f Finding) aged(now time.Time) int {
+	if !isUsage(f.Check) || f.Deadline == nil || strings.HasPrefix(f.Difference, "+") {
+		return 0
+	}
+	switch age := now.Sub(f.HappenedAt); {
+	case age >= agedTwice:
+		return 2
+	case age >= agedOnce:
+		return 1
+	}
+	return 0
+}
+
+// grade makes the finding's severity out of its money, what the check wants at least,
+// its age and the time left.
+func (f Finding) grade(now time.Time) string {
+	var m *money
+	if f.Money != nil {
+		m = &money{amount: *f.Money, currency: f.Currency}
+	}
+	return grade(m, f.Least, f.Deadline, f.aged(now), now)
+}
+
+// grade makes the severity out of money, what the check wants at least, the grades for
+// its age, and the time left.
+func grade(m *money, least string, deadline *time.Time, aged int, now time.Time) string {
 	base := rank(severityOf(m))
-	grades := base
+	grades := base + aged
 	if deadline != nil {
 		switch left := deadline.Sub(now); {
 		case left <= 0:

@@ -57,34 +57,31 @@ func (r *Reconciler) rouse(ctx context.Context) error {
 	})
 }
 
-// sqlNearDeadline relies on findings_by_state.
+// sqlNearDeadline relies on findings_by_state. Beside what has a deadline within a day it
+// lists usage that has been lacking for a week or for thirty days.
 const sqlNearDeadline = `
 	SELECT ` + findingColumns + `
 	FROM findings
-	WHERE state IN ('open', 'acknowledged') AND deadline > $1 AND deadline <= $2
+	WHERE state IN ('open', 'acknowledged') AND deadline > $1 AND (deadline <= $2 OR (happened_at <= $3 AND check_name LIKE 'usage.%'))
 	ORDER BY finding_id
 	FOR UPDATE`
 
-// regrade raises the severity of findings whose deadline has come near since their
-// check ran.
+// regrade raises the severity of findings whose deadline has come near, or that have
+// grown old, since their check ran.
 func (r *Reconciler) regrade(ctx context.Context) error {
 	now := r.Now()
 	return r.DB.InTx(ctx, func(tx *sqlx.Tx) error {
 		var near []Finding
-		if err := tx.SelectContext(ctx, &near, sqlNearDeadline, now, now.Add(nearDeadline)); err != nil {
+		if err := tx.SelectContext(ctx, &near, sqlNearDeadline, now, now.Add(nearDeadline), now.Add(-agedOnce)); err != nil {
 			return fmt.Errorf("look for deadlines: %w", err)
 		}
 		for _, f := range near {
-			var m *money
-			if f.Money != nil {
-				m = &money{amount: *f.Money, currency: f.Currency}
-			}
-			severity := grade(m, f.Least, f.Deadline, now)
+			severity := f.grade(now)
 			if rank(severity) <= rank(f.Severity) {
 				continue
 			}
 			f.Severity = severity
-			if err := keepFinding(ctx, tx, f, entry{action: "worsened", at: now, detail: "the deadline is near: " + f.Deadline.UTC().Format(time.RFC3339)}); err != nil {
+			if err := keepFinding(ctx, tx, f, entry{action: "worsened", at: now, detail: "there is time until " + f.Deadline.UTC().Format(time.RFC3339)}); err != nil {
 				return err
 			}
 		}

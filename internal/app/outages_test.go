@@ -344,15 +344,7 @@ func (c *campaign) play(outage time.Duration, voids bool) {
 	c.sim.ClearFaults()
 	for range 60 { // what is unknown now is settled within 25 hours
 		c.sim.Advance(30 * time.Minute)
-		for more := true; more; {
-			var err error
-			if more, err = ps[0].UsageStep(c.t.Context()); err != nil {
-				c.t.Fatal(err)
-			}
-		}
-		if _, err := ps[0].SettleStep(c.t.Context()); err != nil {
-			c.t.Fatal(err)
-		}
+		c.works(ps[0])
 	}
 	c.settled()
 }
