@@ -228,7 +228,10 @@ func TestUsageOfAMeterAtAPriceIsStaged(t *testing.T) {
 	c.want(201, http.MethodPost, "/v1/usage", `{"id": "usage-0001", "account": "acme", "meter": "first", "quantity": "1.5"}`)
 	c.want(201, http.MethodPost, "/v1/reservations", `{"id": "hold-0001", "account": "acme", "meter": "first", "quantity": 4, "ttl_seconds": 60}`)
 	c.want(201, http.MethodPost, "/v1/reservations/hold-0001/capture?account=acme", `{"quantity": 2}`)
-	if n := c.count("SELECT coalesce(sum(quantity), 0)::bigint FROM deliveries WHERE meter = 'first' AND event_name || price = ''"); n != 3_500_000 {
-		t.Errorf("staged are %d millionths, want 3500000", n)
+	for _, id := range []string{"usage-0002", "usage-0003"} { // of an account that its lane remembers
+		c.want(201, http.MethodPost, "/v1/usage", `{"id": "`+id+`", "account": "acme", "meter": "first", "quantity": 1}`)
+	}
+	if n := c.count("SELECT coalesce(sum(quantity), 0)::bigint FROM deliveries WHERE meter = 'first' AND event_name || price = ''"); n != 5_500_000 {
+		t.Errorf("staged are %d millionths, want 5500000", n)
 	}
 }

@@ -108,7 +108,7 @@ func (g *group) lone() bool {
 		return false
 	}
 	for _, d := range g.meters {
-		if d.EventName != nil {
+		if d.bound() {
 			return false
 		}
 	}
