@@ -16,7 +16,7 @@ import (
 
 var (
 	defectSeeds = flag.Int("defect-seeds", 1, "random campaigns of planted defects that are played")
-	defectDays  = flag.Int("defect-days", 2, "virtual days of each")
+	defectDays  = flag.Int("defect-days", 1, "virtual days of each")
 	defectSeed  = flag.Uint64("defect-seed", 0, "the seed of the first, to play it again")
 )
 
