@@ -36,7 +36,7 @@ const calmAfter = 3 * time.Hour
 // vanish by itself, and once the faults have stopped nothing new is found.
 func TestCleanMarketHasNoFindings(t *testing.T) {
 	t.Parallel()
-	for n := range *marketSeeds {
+	for n := range *marketSeeds { //nolint:paralleltest // a market keeps all processors busy by itself
 		seed := rand.Uint64()
 		if n == 0 && *marketSeed != 0 {
 			seed = *marketSeed
