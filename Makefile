@@ -17,9 +17,11 @@ SPENDS        ?= 1000000
 OUTAGES       ?= 20
 FUZZ          ?= 30s
 DELIVERIES    ?= 1000000
+DEFECTS       ?= 500
+DAYS          ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages campaign fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +92,11 @@ storm: ## let Stripe's webhooks arrive DELIVERIES=1000000 times, in disorder, ba
 outages: ## play OUTAGES=20 random campaigns of outages, faults and crashes between us and Stripe
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=8h -run TestD08 -v ./internal/app -outages $(OUTAGES)
+
+campaign: ## hold the auditor against SEEDS=200 clean days with faults, and DEFECTS=500 mixes of defects over DAYS=30 each
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=72h -run TestCleanMarketHasNoFindings -v ./internal/app -market-seeds $(SEEDS)
+	$(GO) test -count=1 -timeout=168h -run TestRandomDefectsAreFoundAndNothingElse -v ./internal/app -defect-seeds $(DEFECTS) -defect-days $(DAYS)
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres
