@@ -136,7 +136,7 @@ func (s *story) dispute(payment string) (id string) {
 // it takes it; and usage occurs just before an hour ends, so that it is sent in the next.
 func (s *story) faults() {
 	s.t.Helper()
-	for i, fault := range []string{"drop_after", "drop_before"} {
+	for i, fault := range []string{"error_500_after", "error_500_before"} {
 		s.Control("/_sim/faults", fmt.Sprintf(`{"rules": [{"path": "/v1/billing/meter_events", "fault": %q, "times": 1}]}`, fault))
 		s.use(fmt.Sprintf("usage-010%d", i), "acme", "call", 8, "small", time.Time{})
 		for range 3 {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ import (
 
 var (
 	all  = flag.Bool("all", false, "whether all mutants are played, not only a few")
-	only = flag.String("only", "", "plays the mutants whose names contain this")
+	only = flag.String("only", "", "plays the mutants whose names match this expression")
 	seed = flag.Uint64("seed", 0, "chooses the few that are played; 0 takes the time of day")
 )
 
@@ -81,7 +82,11 @@ func chosen(t *testing.T) []mutant {
 	t.Helper()
 	list := slices.Concat(mutants...)
 	if *only != "" {
-		return slices.DeleteFunc(list, func(m mutant) bool { return !strings.Contains(m.name, *only) })
+		wanted, err := regexp.Compile(*only)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(list, func(m mutant) bool { return !wanted.MatchString(m.name) })
 	}
 	if *all {
 		return list
