@@ -19,7 +19,7 @@ FUZZ          ?= 30s
 DELIVERIES    ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages mutants fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,11 @@ storm: ## let Stripe's webhooks arrive DELIVERIES=1000000 times, in disorder, ba
 outages: ## play OUTAGES=20 random campaigns of outages, faults and crashes between us and Stripe
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=8h -run TestD08 -v ./internal/app -outages $(OUTAGES)
+
+# Each is built, started and played through a story: about ten seconds each.
+mutants: ## plant bugs, one at a time, and want the auditor to find each
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=2h -run TestMutants -v ./internal/mutants -all
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres
