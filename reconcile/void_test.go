@@ -89,34 +89,3 @@ func TestAVoidThatIsTooLateIsFound(t *testing.T) {
 		t.Errorf("found were %+v", found)
 	}
 }
-
-// TestAVoidGivesBackWhatTheUsageWasCharged plants voids whose rows and transfers
-// agree with each other, and not with the charge: of a usage, and of a capture.
-func TestAVoidGivesBackWhatTheUsageWasCharged(t *testing.T) {
-	t.Parallel()
-	a := open(t, nil)
-	a.measured("usage-0002")
-	a.reserve("resv-0001", "3")
-	a.Want(http.StatusCreated, http.MethodPost, "/v1/reservations/resv-0001/capture", `{"credits": "3"}`, nil)
-	for _, id := range []string{"usage-0002", "reservation@resv-0001"} {
-		a.void(id)
-	}
-	only := `{"checks": ["ledger.usage"]}`
-	if found := a.runWith(only); len(found) > 0 {
-		t.Fatalf("right voids are %+v", found)
-	}
-	for _, id := range []string{"usage-0002", "reservation@resv-0001"} {
-		a.tamper("UPDATE transfers SET amount = 2000000 WHERE kind = 'void' AND cause = '" + id + "'")
-		a.vandalise("UPDATE usage_voids SET returned = 2000000 WHERE usage_id = $1", id)
-	}
-	a.vandalise("DELETE FROM reconcile_marks") // as if it had not seen them yet
-	found := a.runWith(only)
-	if len(found) != 2 {
-		t.Fatalf("%d findings, want 2: %+v", len(found), found)
-	}
-	for _, f := range found {
-		if f.Cause != "wrong_void" || f.Ours != "2" || f.Theirs != "3" || f.Difference != "+1" {
-			t.Errorf("found is %+v", f)
-		}
-	}
-}
