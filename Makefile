@@ -21,7 +21,7 @@ DEFECTS       ?= 500
 DAYS          ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages campaign fuzz fmt clean FORCE
+.PHONY: help build demo test lint bench oracle proof contention upgrade storm outages campaign mutants fuzz fmt clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ campaign: ## hold the auditor against SEEDS=200 clean days with faults, and DEFE
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=72h -run TestCleanMarketHasNoFindings -v ./internal/app -market-seeds $(SEEDS)
 	$(GO) test -count=1 -timeout=168h -run TestRandomDefectsAreFoundAndNothingElse -v ./internal/app -defect-seeds $(DEFECTS) -defect-days $(DAYS)
+# Each is built, started and played through a story: about ten seconds each.
+mutants: ## plant bugs, one at a time, and want the auditor to find each
+	@scripts/need postgres
+	$(GO) test -count=1 -timeout=2h -run TestMutants -v ./internal/mutants -all
 
 fuzz: ## fuzz each target for FUZZ=30s
 	@scripts/need postgres

@@ -114,24 +114,33 @@ type mispriced struct {
 	IDs     pq.StringArray `db:"ids"`
 }
 
-// sqlVoided compares what is new in each journal about voids with their rows, over
-// transfers_pkey and usage_voids_pkey; with since = 0 also rows without a transfer.
+// sqlVoided compares what is new in each journal about voids with their rows and with
+// what the usage was charged, over transfers_pkey, usage_voids_pkey, transfers_usage
+// and transfers_captures; with since = 0 also rows without a transfer.
 const sqlVoided = `
 	WITH k AS (
 		SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[]) AS k (part, account, since)
 	)
-	SELECT m.account, m.cause AS usage_id, m.at, m.returned + m.expired AS transferred, coalesce(v.returned + v.expired, 0) AS charged,
-		CASE WHEN v.usage_id IS NULL THEN 'no void' ELSE 'amount' END AS what
+	SELECT account, usage_id, at, transferred, CASE what WHEN 'price' THEN price ELSE charged END AS charged, what
 	FROM (
-		SELECT t.part, t.account, t.cause, max(t.posted_at) AS at, coalesce(sum(t.amount) FILTER (WHERE t.kind = 'void'), 0) AS returned,
-			coalesce(sum(t.amount) FILTER (WHERE t.kind = 'expiry'), 0) AS expired
-		FROM k
-		JOIN transfers t ON t.part = k.part AND t.account = k.account AND t.version > k.since
-		WHERE t.source = 'usage'
-		GROUP BY t.part, t.account, t.cause
-	) m
-	LEFT JOIN usage_voids v ON v.part = m.part AND v.account = m.account AND v.usage_id = m.cause
-	WHERE v.usage_id IS NULL OR (v.returned, v.expired) IS DISTINCT FROM (m.returned, m.expired)
+		SELECT m.account, m.cause AS usage_id, m.at, m.returned + m.expired AS transferred, coalesce(v.returned + v.expired, 0) AS charged, p.price,
+			CASE WHEN v.usage_id IS NULL THEN 'no void' WHEN (v.returned, v.expired) IS DISTINCT FROM (m.returned, m.expired) THEN 'amount'
+				WHEN p.price <> m.returned + m.expired THEN 'price' END AS what
+		FROM (
+			SELECT t.part, t.account, t.cause, max(t.posted_at) AS at, coalesce(sum(t.amount) FILTER (WHERE t.kind = 'void'), 0) AS returned,
+				coalesce(sum(t.amount) FILTER (WHERE t.kind = 'expiry'), 0) AS expired
+			FROM k
+			JOIN transfers t ON t.part = k.part AND t.account = k.account AND t.version > k.since
+			WHERE t.source = 'usage'
+			GROUP BY t.part, t.account, t.cause
+		) m
+		LEFT JOIN usage_voids v ON v.part = m.part AND v.account = m.account AND v.usage_id = m.cause
+		CROSS JOIN LATERAL (SELECT coalesce(
+			(SELECT sum(u.amount) FROM transfers u WHERE u.kind = 'usage' AND u.part = m.part AND u.account || '' = m.account AND u.cause = m.cause),
+			(SELECT sum(u.amount) FROM transfers u WHERE u.kind = 'capture' AND u.part = m.part AND u.account || '' = m.account
+				AND 'reservation@' || u.cause = m.cause AND u.cause = substr(m.cause, 13))) AS price) p
+	) w
+	WHERE what IS NOT NULL
 	UNION ALL
 	SELECT v.account, v.usage_id, v.voided_at, 0, v.returned + v.expired, 'no transfer'
 	FROM k
@@ -283,6 +292,10 @@ func (c charge) voidFinding() (disagreement, credit.Amount) {
 	case "no transfer":
 		d.Theirs = "no transfer"
 		d.Explanation = fmt.Sprintf("Usage %s is said to be voided with %s credits, and no transfer of the journal gave them back.", c.UsageID, c.Charged)
+	case "price":
+		d.Ours, d.Theirs = c.Transferred.String(), c.Charged.String()
+		d.Explanation = fmt.Sprintf("Usage %s was charged %s credits, and its void gave back %s.", c.UsageID, c.Charged, c.Transferred)
+		return d, c.Charged - c.Transferred
 	default:
 		d.Explanation = fmt.Sprintf("The void of usage %s says that %s credits went back, the journal says %s.", c.UsageID, c.Charged, c.Transferred)
 	}

@@ -72,6 +72,13 @@ func Start(t testing.TB, o Options) *App {
 	return &App{Up: u, t: t}
 }
 
+// Attach gives the helpers for a program that runs in a process of its own. Of what
+// Up holds only Info is there: neither the clock nor the simulator, which are moved
+// over HTTP.
+func Attach(t testing.TB, info app.Info) *App {
+	return &App{Up: &app.Up{Info: info}, t: t}
+}
+
 // Response is an answer of the API, read whole.
 type Response struct {
 	Status int

@@ -27,7 +27,13 @@ type Shop struct {
 // OpenShop starts the program and puts the shop on both sides.
 func OpenShop(t testing.TB, o Options) *Shop {
 	t.Helper()
-	s := &Shop{App: Start(t, o)}
+	return Start(t, o).Stock()
+}
+
+// Stock puts the shop on both sides of a program that has none yet.
+func (a *App) Stock() *Shop {
+	a.t.Helper()
+	s := &Shop{App: a}
 	s.Customer = s.Make("/v1/customers", url.Values{"name": {"acme"}})
 	s.Price = s.Pack(url.Values{"metadata[credits]": {"100"}})
 	s.MeterID = s.Make("/v1/billing/meters", url.Values{"display_name": {"calls"}, "event_name": {"calls"}, "default_aggregation[formula]": {"sum"}})
