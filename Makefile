@@ -97,6 +97,7 @@ campaign: ## hold the auditor against SEEDS=200 clean days with faults, and DEFE
 	@scripts/need postgres
 	$(GO) test -count=1 -timeout=72h -run TestCleanMarketHasNoFindings -v ./internal/app -market-seeds $(SEEDS)
 	$(GO) test -count=1 -timeout=168h -run TestRandomDefectsAreFoundAndNothingElse -v ./internal/app -defect-seeds $(DEFECTS) -defect-days $(DAYS)
+
 # Each is built, started and played through a story: about ten seconds each.
 mutants: ## plant bugs, one at a time, and want the auditor to find each
 	@scripts/need postgres

@@ -76,6 +76,7 @@ func Start(t testing.TB, o Options) *App {
 // Up holds only Info is there: neither the clock nor the simulator, which are moved
 // over HTTP.
 func Attach(t testing.TB, info app.Info) *App {
+	t.Helper()
 	return &App{Up: &app.Up{Info: info}, t: t}
 }
 
