@@ -189,8 +189,13 @@ func TestAlertsArePostedSignedUntilTheyAreTaken(t *testing.T) {
 	a.vandalise(drift)
 	f := a.one()
 	for want := 1; want <= 3; want++ {
-		a.Await(fmt.Sprintf("try %d", want), func() bool { return to.count() >= want })
-		a.Sim.Advance(time.Hour)
+		a.Await(fmt.Sprintf("try %d", want), func() bool {
+			if to.count() >= want {
+				return true
+			}
+			a.Sim.Advance(time.Minute) // the wait begins when the answer has been noted, which may be later than we see the try
+			return false
+		})
 	}
 	a.vandalise("UPDATE accounts SET available = available - 2500000")
 	a.run()
