@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -200,7 +201,7 @@ func TestWhatIsMissingIsSeenByOurClient(t *testing.T) {
 }
 
 // played names the objects that the calls are about.
-type played struct{ session, intent, meter, customer string }
+type played struct{ session, intent, meter, customer, price string }
 
 // playCalls puts into the simulator what the calls ask for.
 func playCalls(t *testing.T, sim *stripesim.Sim) played {
@@ -225,6 +226,10 @@ func playCalls(t *testing.T, sim *stripesim.Sim) played {
 	}
 	p := played{customer: post("/v1/customers", nil)}
 	product := post("/v1/products", url.Values{"name": {"Credits"}})
+	p.price = post("/v1/prices", url.Values{
+		"product": {product}, "currency": {"usd"}, "unit_amount": {"1"}, "recurring[interval]": {"month"}, "recurring[usage_type]": {"metered"},
+	})
+	post("/v1/subscriptions", url.Values{"customer": {p.customer}, "items[0][price]": {p.price}})
 	price := post("/v1/prices", url.Values{"product": {product}, "currency": {"usd"}, "unit_amount": {"100"}})
 	p.session = post("/v1/checkout/sessions", url.Values{"mode": {"payment"}, "line_items[0][price]": {price}, "success_url": {"https://example.com/thanks"}})
 	if err := sim.PayCheckout(p.session, "paid"); err != nil {
@@ -252,7 +257,9 @@ func everyCall(t *testing.T, c *stripe.Client, p played) map[string]func() error
 	events := func() error {
 		return c.Events(ctx, from, to, func(e stripe.Event) error { event = e.ID; return nil })
 	}
-	return map[string]func() error{
+	calls := moneyCalls(t, c, p)
+	maps.Copy(calls, catalogCalls(t, c, p))
+	maps.Copy(calls, map[string]func() error{
 		"Ping": func() error { return c.Ping(ctx) },
 		"Session": func() error {
 			s, err := c.Session(ctx, p.session)
@@ -301,5 +308,91 @@ func everyCall(t *testing.T, c *stripe.Client, p played) map[string]func() error
 			return errors.Join(whole, hourly)
 		},
 		"PricesOf": func() error { _, err := c.PricesOf(ctx, p.meter); return err },
+	})
+	return calls
+}
+
+// shown is for a call about what is not there: that it was asked is all that matters.
+func shown(err error) error {
+	if stripe.IsMissing(err) {
+		return nil
+	}
+	return err
+}
+
+// moneyCalls are those about payments and what became of them.
+func moneyCalls(t *testing.T, c *stripe.Client, p played) map[string]func() error {
+	t.Helper()
+	ctx := t.Context()
+	from, to := time.Now().Add(-48*time.Hour).Truncate(time.Hour), time.Now().Add(time.Hour).Truncate(time.Hour)
+	return map[string]func() error{
+		"Refund":        func() error { _, err := c.Refund(ctx, "re_nobody"); return shown(err) },
+		"Refunds":       func() error { return c.Refunds(ctx, from, to, func(stripe.Refund) error { return nil }) },
+		"Dispute":       func() error { _, err := c.Dispute(ctx, "dp_nobody"); return shown(err) },
+		"Disputes":      func() error { return c.Disputes(ctx, from, to, func(stripe.Dispute) error { return nil }) },
+		"DisputesOf":    func() error { _, err := c.DisputesOf(ctx, p.intent); return err },
+		"CreditNote":    func() error { _, err := c.CreditNote(ctx, "cn_nobody"); return shown(err) },
+		"CreditNotesOf": func() error { _, err := c.CreditNotesOf(ctx, "in_nobody"); return shown(err) },
+		"Invoice":       func() error { _, err := c.Invoice(ctx, "in_nobody"); return shown(err) },
+		"Invoices":      func() error { return c.Invoices(ctx, from, to, func(stripe.Invoice) error { return nil }) },
+		"SessionOfInvoice": func() error {
+			_, _, err := c.SessionOfInvoice(ctx, p.customer, "in_nobody")
+			return shown(err)
+		},
+		"EventPages": func() error {
+			return c.EventPages(ctx, []string{"payment_intent.succeeded", "charge.refunded"}, from, to, func([]stripe.Event) error { return nil })
+		},
+		"Undelivered": func() error { return c.Undelivered(ctx, from, to, func(stripe.Event) error { return nil }) },
+	}
+}
+
+// catalogCalls are those about customers, prices, subscriptions and endpoints.
+func catalogCalls(t *testing.T, c *stripe.Client, p played) map[string]func() error {
+	t.Helper()
+	ctx := t.Context()
+	item := func() (string, error) {
+		items, err := c.SubscriptionItems(ctx, p.customer)
+		if err == nil && len(items) != 1 {
+			err = fmt.Errorf("%d subscription items, want 1", len(items))
+		}
+		if err != nil {
+			return "", err
+		}
+		return items[0].ID, nil
+	}
+	create := func() (stripe.Endpoint, error) {
+		return c.CreateEndpoint(ctx, "https://example.com/webhooks/stripe", []string{"charge.refunded"}, "create-1")
+	}
+	return map[string]func() error{
+		"Customer":          func() error { _, err := c.Customer(ctx, p.customer); return err },
+		"MeterSetups":       func() error { _, err := c.MeterSetups(ctx); return err },
+		"MeterTariffs":      func() error { _, err := c.MeterTariffs(ctx, p.meter); return err },
+		"PriceSetup":        func() error { _, err := c.PriceSetup(ctx, p.price); return err },
+		"Tariff":            func() error { _, err := c.Tariff(ctx, p.price); return err },
+		"Subscribers":       func() error { return c.Subscribers(ctx, p.price, func(string) {}) },
+		"SubscriptionItems": func() error { _, err := item(); return err },
+		"UsageSummaries": func() error {
+			of, err := item()
+			if err == nil {
+				_, err = c.UsageSummaries(ctx, of, time.Time{})
+			}
+			return err
+		},
+		"SendUsageRecord": func() error {
+			of, err := item()
+			if err == nil {
+				_, _, err = c.SendUsageRecord(ctx, stripe.UsageRecord{Item: of, Action: "set", Quantity: 3, Timestamp: time.Now(), Key: "record-1"})
+			}
+			return err
+		},
+		"Endpoints":      func() error { _, err := c.Endpoints(ctx); return err },
+		"CreateEndpoint": func() error { _, err := create(); return err },
+		"UpdateEndpoint": func() error {
+			e, err := create()
+			if err == nil {
+				_, err = c.UpdateEndpoint(ctx, e.ID, []string{"charge.refunded", "invoice.paid"}, "update-1")
+			}
+			return err
+		},
 	}
 }

@@ -91,12 +91,3 @@ func (c *Client) putEndpoint(ctx context.Context, path string, values url.Values
 	}
 	return w.endpoint(), nil
 }
-
-// AccountID is the id of the Stripe account that the key belongs to.
-func (c *Client) AccountID(ctx context.Context) (string, error) {
-	var w struct {
-		ID string `json:"id"`
-	}
-	err := c.get(ctx, "/v1/account", nil, &w)
-	return w.ID, err
-}
