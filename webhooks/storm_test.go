@@ -309,10 +309,11 @@ func (d *till) settled(b *bank, lost int) {
 		Grants  int
 		Taken   int64
 	}
-	d.query(&kept, `SELECT p.payment_id, coalesce(p.account, '') AS account, p.credits,
-			(SELECT count(*) FROM grants g WHERE g.payment = p.payment_id) AS grants,
-			coalesce((SELECT sum(c.credits) FROM clawbacks c WHERE c.payment_id = p.payment_id), 0)::bigint AS taken
-		FROM payments p WHERE p.state = 'granted'`)
+	d.query(&kept, `SELECT p.payment_id, coalesce(p.account, '') AS account, p.credits, coalesce(g.grants, 0) AS grants, coalesce(c.taken, 0) AS taken
+		FROM payments p
+		LEFT JOIN (SELECT payment, count(*) AS grants FROM grants GROUP BY payment) g ON g.payment = p.payment_id
+		LEFT JOIN (SELECT payment_id, sum(credits)::bigint AS taken FROM clawbacks GROUP BY payment_id) c ON c.payment_id = p.payment_id
+		WHERE p.state = 'granted'`)
 	if len(kept) != len(b.deals) {
 		d.t.Errorf("%d payments are granted, want %d", len(kept), len(b.deals))
 	}
