@@ -17,10 +17,10 @@ const (
 const codeMistaken = "TS001"
 
 // memory is what a lane knows of accounts: how its own last groups have left them.
-// It spares a group of charges all reading. Whether it is still so is compared
-// behind the accounts' locks, by the statement that writes; so other processes
-// and other writers may do to an account what they like, and cost is all that they
-// change. What a group takes out of it comes back when the group has committed.
+// It spares a group all reading but of reservations. Whether it is still so is
+// compared behind the accounts' locks, by the statement that writes; so other
+// processes and other writers may do to an account what they like, and cost is all
+// that they change. What a group takes out of it comes back when the group has committed.
 type memory struct {
 	accounts *simplelru.LRU[ledger.Ref, *ledger.State]
 	mistakes int // in a row
